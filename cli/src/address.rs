@@ -91,7 +91,7 @@ pub(crate) fn join_ports(words: Vec<String>) -> Vec<String> {
             }
             _ => {
                 let bare = word.rsplit_once('@').map_or(word.as_str(), |(_, host)| host);
-                let bare = bare.strip_prefix("tcp://").unwrap_or(bare);
+                let bare = bare.split_once("://").map_or(bare, |(_, rest)| rest);
                 let is_bracketed = bare.starts_with('[') && bare.ends_with(']');
                 takes_port =
                     is_bracketed || !bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok();

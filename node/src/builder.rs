@@ -39,6 +39,7 @@ use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
 use crate::profile::Profile;
+use crate::quic::QuicEndpoints;
 use crate::rate::Rates;
 use crate::served::Served;
 use crate::shares::Shares;
@@ -302,7 +303,9 @@ impl Builder {
         let NetworkChoice { name: network, owner, .. } = choice;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
-        let listeners = listen::bind(&self.listen).await?;
+        let (listeners, udp) = listen::bind_with_udp(&self.listen, self.config.udp).await?;
+        let quic = QuicEndpoints::new(udp, &tls, &self.config)
+            .map_err(|error| Error::Listen { address: "UDP".to_owned(), error })?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let listening: Vec<_> = listening.collect();
 
@@ -343,6 +346,7 @@ impl Builder {
         let inner = Arc::new(Inner {
             clock: NodeClock::start(),
             tls,
+            quic: Arc::new(quic),
             foreign_dials: ForeignDials::new(config.address_groups(), &listening),
             addresses: OwnAddresses::new(config.clone(), listening),
             handshakes: PendingHandshakes::new(&config),
@@ -379,6 +383,9 @@ impl Builder {
         }
         for listener in listeners {
             inner.tasks.spawn(listen::accept(inner.clone(), listener));
+        }
+        for endpoint in inner.quic.listening() {
+            inner.tasks.spawn(listen::accept_quic(inner.clone(), endpoint));
         }
         let delivering = inner.clone();
         inner.tasks.spawn(async move {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::outbox::{NotAccepted, Outbox};
+use crate::quic::QuicConnection;
 
 mod fill;
 mod read;
@@ -42,6 +43,8 @@ pub(crate) struct Conn {
     pub(crate) candidate: Candidate,
     /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
+    /// The QUIC connection that the link is a stream of. Further streams can be opened on it.
+    pub(crate) quic: Option<Weak<QuicConnection>>,
     /// The network's owner, according to the peer.
     pub(crate) owner: Option<NodeId>,
     /// The peer's clock at its Hello, in milliseconds since 1970.
@@ -89,13 +92,15 @@ pub(crate) struct GreetedConnection {
     pub(crate) remote: SocketAddr,
     /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
+    /// The QUIC connection that it is a stream of.
+    pub(crate) quic: Option<Weak<QuicConnection>>,
     /// The connection was made to send a message, ping or request.
     pub(crate) on_demand: bool,
 }
 
 impl Conn {
     pub(crate) fn new(inner: &Inner, greeted: GreetedConnection) -> Self {
-        let GreetedConnection { id, hello, agreed, direction, remote, dialable, on_demand } =
+        let GreetedConnection { id, hello, agreed, direction, remote, dialable, quic, on_demand } =
             greeted;
         let shown = dialable.clone().unwrap_or_else(|| Address::from_socket(remote));
         Self {
@@ -103,6 +108,7 @@ impl Conn {
             peer: Peer::new(id, hello.name, shown, direction),
             candidate: Candidate { id, direction, incarnation: hello.incarnation, ip: remote.ip() },
             dialable,
+            quic,
             owner: hello.owner,
             time: hello.time,
             membership: hello.membership,

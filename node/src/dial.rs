@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use peerkit_proto::address::Address;
+use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::event::{Direction, Event, Peer, Reason};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::hello::Hello;
+use peerkit_proto::hello::{FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::node_record::MAX_RECORD_ADDRESSES;
@@ -19,12 +19,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::actor::mailbox::Order;
+use crate::channel::Channel;
 use crate::conn::{Conn, Established, GreetedConnection};
 use crate::counters::HandshakeFailure;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
-use crate::tls::{self, Channel, Session, WrongNode};
+use crate::quic::Connected;
+use crate::tls::{self, Session, WrongNode};
 
 mod foreign;
 mod staggered;
@@ -70,8 +72,31 @@ async fn connect_uncounted(
 ) -> Result<Secured, Error> {
     // An identity that no node can have is refused before the dial.
     address.id.map(NodeId::checked).transpose()?;
+    let dialled = match address.scheme {
+        Scheme::Quic => dial_quic(inner, address, purpose, origin).await,
+        _ => dial_tcp(inner, address, purpose, origin).await,
+    };
+    let (secured, permit) = dialled?;
+    // Any node answers at its address. It waits for a call-back only if it has requested one.
+    if origin == DialOrigin::CallBack || address.id.is_none() {
+        return Ok(Secured { permit: Some(permit), ..secured });
+    }
+    permit.reached(inner.clock.now(), secured.channel.session().id);
+    Ok(secured)
+}
+
+/// Connects over TCP, and secures the connection with TLS.
+async fn dial_tcp(
+    inner: &Inner,
+    address: &Address,
+    purpose: tls::ChannelPurpose,
+    origin: DialOrigin,
+) -> Result<(Secured, DialPermit), Error> {
     let timeout = inner.config.connect_timeout;
-    let connecting = tokio::time::timeout(timeout, connect_any(inner, address, origin));
+    let from = inner.addresses.loopback_source();
+    let connecting =
+        connect_any(inner, address, origin, move |socket| connect_socket(socket, from));
+    let connecting = tokio::time::timeout(timeout, connecting);
     let (remote, tcp, permit) = connecting.await.unwrap_or_else(|_| {
         let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
         Err(Error::Connect { address: address.clone(), error })
@@ -84,21 +109,51 @@ async fn connect_uncounted(
     let dialling = inner.tls.dial(tcp, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
         Ok(Ok(channel)) => {
-            let mut permit = Some(permit);
-            // Any node answers at its address. It waits for a call-back only if it has requested one.
-            if origin != DialOrigin::CallBack && address.id.is_some() {
-                permit
-                    .take()
-                    .into_iter()
-                    .for_each(|permit| permit.reached(inner.clock.now(), channel.session().id));
-            }
-            Ok(Secured { channel, remote, local, permit })
+            let channel = Channel::Tcp(channel);
+            Ok((Secured { channel, remote, local, permit: None }, permit))
         }
         Ok(Err(tls::TlsDialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
         Ok(Err(tls::TlsDialError::Io(error))) => Err(failed(error)),
         Err(_) => Err(failed(timed_out(format!("silent for {} s", timeout.as_secs_f32())))),
+    }
+}
+
+/// Makes a QUIC connection with its first stream.
+async fn dial_quic(
+    inner: &Inner,
+    address: &Address,
+    purpose: tls::ChannelPurpose,
+    origin: DialOrigin,
+) -> Result<(Secured, DialPermit), Error> {
+    if !inner.config.udp {
+        let error = io::Error::new(io::ErrorKind::Unsupported, "UDP is switched off at this node");
+        return Err(Error::Connect { address: address.clone(), error });
+    }
+    let (quic, tls, expected) = (inner.quic.clone(), inner.tls.clone(), address.id);
+    let connecting = connect_any(inner, address, origin, move |socket| {
+        let (quic, tls) = (quic.clone(), tls.clone());
+        async move {
+            match quic.dial(&tls, socket, purpose, expected).await {
+                Ok(connected) => Ok(Ok(connected)),
+                Err(tls::TlsDialError::WrongNode(found)) => Ok(Err(found)),
+                Err(tls::TlsDialError::Io(error)) => Err(error),
+            }
+        }
+    });
+    let timeout = inner.config.connect_timeout;
+    let connected = tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
+        let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
+        Err(Error::Connect { address: address.clone(), error })
+    });
+    let (remote, connected, permit) = connected?;
+    match connected {
+        Ok(Connected { stream, local }) => {
+            let channel = Channel::Quic(stream);
+            Ok((Secured { channel, remote, local, permit: None }, permit))
+        }
+        Err(WrongNode(found)) => Err(Error::WrongNode { address: address.clone(), found }),
     }
 }
 
@@ -241,6 +296,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
                 direction: Direction::Outbound,
                 remote,
                 dialable: Some(address.clone().without_id()),
+                quic: channel.quic_connection(),
                 on_demand: dialling.purpose == Purpose::Message,
             };
             admit(inner, greeted, Some(dial)).await
@@ -254,6 +310,9 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
         Ok(conn) => {
             link.admit(inner.clock.now());
             inner.announce_local_address(local).await;
+            if let Channel::Quic(stream) = &channel {
+                inner.serve_quic_streams(stream);
+            }
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         // One of the two nodes prefers another link between them. That link exists or is being made.
@@ -292,7 +351,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
             ..inner.profile.hello(
                 &session.binding,
                 inner.addresses.announced(Some(local.ip())),
-                inner.config.compressions,
+                inner.features(),
             )
         },
         expected_proof: inner.profile.prove(&session.binding, session.id),
@@ -368,15 +427,20 @@ pub(crate) async fn admit(
     }
 }
 
-/// Resolves the host and connects to the first of its addresses that answers.
+/// Resolves the host, and connects with `connect` to the first of its addresses that answers.
 ///
 /// # Errors
 /// If no address answers, or if none may be dialled because of the limits for `origin`.
-async fn connect_any(
+async fn connect_any<T, F>(
     inner: &Inner,
     address: &Address,
     origin: DialOrigin,
-) -> Result<(SocketAddr, TcpStream, DialPermit), Error> {
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<(SocketAddr, T, DialPermit), Error>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
     // The resolver understands a link-local address with the name of an interface. It does not understand
@@ -392,17 +456,16 @@ async fn connect_any(
     if let [socket] = sockets[..] {
         // The usual case, which needs no task of its own.
         let permit = inner.permit_dial(origin, address, socket).map_err(failed)?;
-        let connected = connect_socket(socket, inner.addresses.loopback_source()).await;
-        return Ok((socket, connected.map_err(failed)?, permit));
+        return Ok((socket, connect(socket).await.map_err(failed)?, permit));
     }
-    let from = inner.addresses.loopback_source();
     let connected = first_success(sockets, MAX_RESOLVED, |socket| {
         // Taken when the attempt begins, so that addresses that are never tried do not count.
         let permit = inner.permit_dial(origin, address, socket);
+        let connecting = connect(socket);
         async move {
             let attempt = async {
                 let permit = permit?;
-                Ok((socket, connect_socket(socket, from).await?, permit))
+                Ok((socket, connecting.await?, permit))
             };
             attempt.await.map_err(|error: io::Error| (socket, error))
         }
@@ -411,6 +474,12 @@ async fn connect_any(
 }
 
 impl Inner {
+    /// Returns the optional features that this node announces in Hello.
+    fn features(&self) -> u64 {
+        let udp = if self.quic.is_listening() { FEATURE_UDP } else { 0 };
+        self.config.compressions.to_features() | udp
+    }
+
     /// Returns the permission to dial a socket address of `address`.
     fn permit_dial(
         &self,

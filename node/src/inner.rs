@@ -23,6 +23,7 @@ use crate::listen::{PendingHandshakes, Refusals};
 use crate::membership::Membership;
 use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
+use crate::quic::QuicEndpoints;
 use crate::rate::Rates;
 use crate::served::Served;
 use crate::store::{Store, StoredBroadcasts};
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
 
     // Links and other connections.
     pub(crate) tls: Tls,
+    pub(crate) quic: Arc<QuicEndpoints>,
     pub(crate) addresses: OwnAddresses,
     /// The inbound handshakes under way.
     pub(crate) handshakes: Arc<PendingHandshakes>,

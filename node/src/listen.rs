@@ -1,7 +1,7 @@
 //! Listening sockets, and the handshakes that turn inbound connections into links or streams.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +10,18 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Direction, Reason};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::channel::Channel;
 use crate::conn::{self, Established, GreetedConnection};
 use crate::counters::HandshakeFailure;
 use crate::dial::{self, MadeLink};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::tls::{self, Channel, ChannelPurpose};
+use crate::quic::{Connected, MAX_UNPROVEN, QuicStream};
+use crate::tls::{self, ChannelPurpose};
 
 mod pending;
 mod refusals;
@@ -38,8 +40,8 @@ const BACKLOG: i32 = 1024;
 pub(crate) const NO_ZONE: &str =
     "a link-local address needs the name of its interface, as in [fe80::1%eth0]:7117";
 
-/// Maximum number of ports to try until one is free for both IPv4 and IPv6. 16: the first is
-/// usually free for both.
+/// Maximum number of ports to try until one is free for IPv4 and IPv6, and for TCP and UDP. 16: the first
+/// usually is.
 const MAX_PORT_TRIES: usize = 16;
 
 /// An address to listen on, or one port of all addresses.
@@ -49,6 +51,16 @@ pub(crate) enum Listen {
     At(String),
     /// A port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
     Everywhere(u16),
+}
+
+impl Listen {
+    /// Returns whether the system picks the port.
+    fn is_any_port(&self) -> bool {
+        match self {
+            Self::At(address) => address.ends_with(":0"),
+            Self::Everywhere(port) => *port == 0,
+        }
+    }
 }
 
 /// A [`Listen`] whose host name is resolved.
@@ -98,6 +110,46 @@ pub(crate) async fn bind(wanted: &[Listen]) -> Result<Vec<TcpListener>, Error> {
     }
     bound.sort_by_key(|(order, _)| *order);
     Ok(bound.into_iter().map(|(_, listener)| listener).collect())
+}
+
+/// Binds the sockets for `wanted`, and for each a UDP socket with the same address and port. Returns no UDP sockets if
+/// `udp` is false, or if one of their ports is in use.
+pub(crate) async fn bind_with_udp(
+    wanted: &[Listen],
+    udp: bool,
+) -> Result<(Vec<TcpListener>, Vec<UdpSocket>), Error> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let listeners = bind(wanted).await?;
+        if !udp {
+            return Ok((listeners, Vec::new()));
+        }
+        match listeners.iter().map(bind_twin).collect::<io::Result<_>>() {
+            Ok(twins) => return Ok((listeners, twins)),
+            // The system has picked a port that is free for TCP but not for UDP. Tries another port.
+            Err(_) if wanted.iter().any(Listen::is_any_port) && tries < MAX_PORT_TRIES => {}
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "can't listen on UDP at the ports of TCP, so this node uses TCP only"
+                );
+                return Ok((listeners, Vec::new()));
+            }
+        }
+    }
+}
+
+/// Binds a UDP socket with the address and port of a TCP listener.
+fn bind_twin(listener: &TcpListener) -> io::Result<UdpSocket> {
+    let at = listener.local_addr()?;
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(SockRef::from(listener).only_v6()?)?;
+    }
+    socket.bind(&at.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 async fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -216,7 +268,8 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
             Ok((stream, remote)) => {
                 tracing::debug!(target: "peerkit::link", %remote, "accepted a connection");
                 let slot = inner.handshakes.add(remote.ip());
-                conn::start(&inner, handle_inbound(inner.clone(), stream, remote, slot));
+                let inbound = Inbound::Tcp(stream);
+                conn::start(&inner, handle_inbound(inner.clone(), inbound, remote, slot));
             }
             Err(error) => {
                 tracing::debug!(%error, "can't accept a connection now");
@@ -226,18 +279,46 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
     }
 }
 
+/// Accepts QUIC connections until the node stops.
+pub(crate) async fn accept_quic(inner: Arc<Inner>, endpoint: quinn::Endpoint) {
+    loop {
+        let accepted = tokio::select! {
+            () = inner.tasks.stop.cancelled() => return,
+            accepted = endpoint.accept() => accepted,
+        };
+        let Some(incoming) = accepted else { return };
+        let remote = incoming.remote_address();
+        // Until the dialler has proven its address, that address may be another host's, whose own handshakes must not
+        // give way for it.
+        if incoming.may_retry() && inner.handshakes.is_busy(remote.ip(), MAX_UNPROVEN) {
+            let _ = incoming.retry();
+            continue;
+        }
+        tracing::debug!(target: "peerkit::link", %remote, "accepted a QUIC connection");
+        let slot = inner.handshakes.add(remote.ip());
+        let inbound = Inbound::Quic(endpoint.clone(), incoming);
+        conn::start(&inner, handle_inbound(inner.clone(), inbound, remote, slot));
+    }
+}
+
+/// A connection that was accepted, before its handshake.
+enum Inbound {
+    Tcp(TcpStream),
+    Quic(quinn::Endpoint, quinn::Incoming),
+}
+
 /// Handles one inbound connection. Returns the link if the connection becomes one. If it is a stream, runs
 /// the stream's handler until it ends.
 async fn handle_inbound(
     inner: Arc<Inner>,
-    tcp: TcpStream,
+    inbound: Inbound,
     remote: SocketAddr,
     slot: HandshakeSlot,
 ) -> MadeLink {
     let evicted = slot.evicted();
     let timeout = inner.config.handshake_timeout;
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp, &slot)) => {
+        shaken = tokio::time::timeout(timeout, shake_hands(&inner, inbound, &slot)) => {
             shaken.unwrap_or_else(|_| {
                 Err(FailedHandshake::new(HandshakeFailure::Timeout, "the handshake took too long"))
             })
@@ -305,17 +386,14 @@ enum Handshake {
     Nothing,
 }
 
-/// Performs the TLS handshake and, for a link, waits for the dialler's Hello.
+/// Performs the handshake of TLS or QUIC and, for a link, waits for the dialler's Hello.
 async fn shake_hands(
     inner: &Arc<Inner>,
-    tcp: TcpStream,
+    inbound: Inbound,
     slot: &HandshakeSlot,
 ) -> Result<Handshake, FailedHandshake> {
-    let lost = |error| FailedHandshake::new(HandshakeFailure::Lost, error);
-    let local = tcp.local_addr().map_err(lost)?;
-    let _ = tcp.set_nodelay(true);
-    let mut channel = match inner.tls.accept(tcp).await {
-        Ok(channel) => channel,
+    let (mut channel, local) = match secure(inner, inbound).await {
+        Ok(secured) => secured,
         // The dialler expected another node at this address, and closed without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
@@ -346,6 +424,38 @@ async fn shake_hands(
     Ok(Handshake::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
 }
 
+/// Secures an inbound connection. Returns it with its local address.
+async fn secure(inner: &Arc<Inner>, inbound: Inbound) -> io::Result<(Channel, SocketAddr)> {
+    match inbound {
+        Inbound::Tcp(tcp) => {
+            let local = tcp.local_addr()?;
+            let _ = tcp.set_nodelay(true);
+            Ok((Channel::Tcp(inner.tls.accept(tcp).await?), local))
+        }
+        Inbound::Quic(endpoint, incoming) => {
+            let Connected { stream, local } = inner.quic.accept(&endpoint, incoming).await?;
+            inner.serve_quic_streams(&stream);
+            Ok((Channel::Quic(stream), local))
+        }
+    }
+}
+
+impl Inner {
+    /// Serves a stream that the peer has opened on a QUIC connection.
+    pub(crate) async fn serve_stream(self: Arc<Self>, stream: QuicStream) {
+        let remote = stream.remote();
+        let timeout = self.config.handshake_timeout;
+        let accepted = tokio::time::timeout(timeout, self.accept_stream(Channel::Quic(stream)));
+        let error = match accepted.await {
+            Ok(Ok(handler)) => return handler.await,
+            Ok(Err(error)) => error,
+            Err(_) => "the stream's opening took too long".to_owned(),
+        };
+        self.tallies.failed(Direction::Inbound, Some(HandshakeFailure::Stream));
+        self.report_refusal((Address::from_socket(remote), error));
+    }
+}
+
 /// Asks the actor to admit a connection. If the actor refuses it, sends the reason to the dialler.
 /// The caller does not cancel this future, so an admitted connection always becomes a link.
 async fn admit(
@@ -361,6 +471,7 @@ async fn admit(
         hello,
         direction: Direction::Inbound,
         remote,
+        quic: channel.quic_connection(),
         on_demand: false,
     };
     match dial::admit(inner, greeted, None).await {

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use peerkit_proto::address::Address;
 use peerkit_proto::hello::{Hello, Proof, prove};
 use peerkit_proto::id::{Key, NodeId};
-use peerkit_proto::message::Compressions;
 use peerkit_proto::versions::Versions;
 
 use crate::clock::unix_millis;
@@ -29,12 +28,13 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// Returns this node's Hello for one connection. `addresses` are the addresses that it announces.
+    /// Returns this node's Hello for one connection. `addresses` are the addresses that it announces, and `features`
+    /// its optional features.
     pub(crate) fn hello(
         &self,
         binding: &[u8; 32],
         addresses: Vec<Address>,
-        compressions: Compressions,
+        features: u64,
     ) -> Hello {
         Hello {
             version_min: Versions::OURS.min,
@@ -42,7 +42,7 @@ impl Profile {
             network: self.network.clone(),
             name: self.name.clone(),
             incarnation: self.incarnation,
-            features: compressions.to_features(),
+            features,
             addresses,
             proof: self.prove(binding, self.id),
             owner: self.owner(),

@@ -13,8 +13,9 @@ use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::channel::Channel;
 use crate::lock::lock;
-use crate::tls::{Channel, ExpectedBytes};
+use crate::tls::ExpectedBytes;
 
 mod call_back;
 mod open;

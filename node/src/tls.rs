@@ -4,11 +4,14 @@
 //! that is its identity. The node decides afterwards whether it accepts that peer.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, EXPORTER_LABEL};
+use peerkit_proto::hello::{
+    ALPN_LINK, ALPN_QUIC_LINK, ALPN_QUIC_STREAM, ALPN_STREAM, EXPORTER_LABEL,
+};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::tls::RecordError;
+use quinn::TransportErrorCode;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
@@ -33,7 +36,7 @@ mod records;
 mod reference;
 
 use channels::Transport;
-pub(crate) use channels::{Channel, ExpectedBytes};
+pub(crate) use channels::{ExpectedBytes, TlsChannel};
 #[cfg(not(feature = "reference-tls"))]
 use records as channels;
 #[cfg(feature = "reference-tls")]
@@ -61,7 +64,7 @@ impl Tls {
     /// Creates the configurations for a node with this key.
     pub(crate) fn new(key: &Key) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
-        let verifier = Arc::new(KeyVerifier { provider: provider.clone(), expected: None });
+        let verifier = Arc::new(KeyVerifier::new(provider.clone(), None));
         let pair = Arc::new(certified(key)?);
 
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -94,7 +97,7 @@ impl Tls {
     ///
     /// # Errors
     /// The error of TLS or of the connection, or `NotANode`.
-    pub(crate) async fn accept<T: Transport>(&self, transport: T) -> io::Result<Channel<T>> {
+    pub(crate) async fn accept<T: Transport>(&self, transport: T) -> io::Result<TlsChannel<T>> {
         channels::accept(self.server.clone(), transport).await
     }
 
@@ -108,20 +111,56 @@ impl Tls {
         transport: T,
         purpose: ChannelPurpose,
         expected: Option<NodeId>,
-    ) -> Result<Channel<T>, TlsDialError> {
+    ) -> Result<TlsChannel<T>, TlsDialError> {
+        let (config, found) = self.client(purpose, expected);
+        channels::dial(config, transport).await.map_err(|error| match found.get() {
+            Some(found) => TlsDialError::WrongNode(*found),
+            None => TlsDialError::Io(error),
+        })
+    }
+
+    /// Returns the configuration with which QUIC connections are accepted.
+    pub(crate) fn quic_server(&self) -> ServerConfig {
+        let mut config = self.server.clone();
+        config.alpn_protocols = vec![ALPN_QUIC_LINK.to_vec(), ALPN_QUIC_STREAM.to_vec()];
+        config
+    }
+
+    /// Returns the configuration for one QUIC dial. If another node than `expected` answers, the handshake fails, and
+    /// the returned cell names the node.
+    pub(crate) fn quic_client(
+        &self,
+        purpose: ChannelPurpose,
+        expected: Option<NodeId>,
+    ) -> (ClientConfig, FoundNode) {
+        let (mut config, found) = self.client(purpose, expected);
+        let alpn = match purpose {
+            ChannelPurpose::Link => ALPN_QUIC_LINK,
+            ChannelPurpose::Stream => ALPN_QUIC_STREAM,
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        (config, found)
+    }
+
+    fn client(
+        &self,
+        purpose: ChannelPurpose,
+        expected: Option<NodeId>,
+    ) -> (ClientConfig, FoundNode) {
         let mut config = match purpose {
             ChannelPurpose::Link => self.link.clone(),
             ChannelPurpose::Stream => self.stream.clone(),
         };
         // The check is part of the handshake, so our key is sent only after the check has passed.
-        let verifier = KeyVerifier { provider: self.provider.clone(), expected };
+        let verifier = KeyVerifier::new(self.provider.clone(), expected);
+        let found = verifier.found.clone();
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
-        channels::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
-            Some(found) => TlsDialError::WrongNode(found),
-            None => TlsDialError::Io(error),
-        })
+        (config, found)
     }
 }
+
+/// The node that answered in place of the expected one, once it has proven its key.
+pub(crate) type FoundNode = Arc<OnceLock<WrongNode>>;
 
 /// The reason why a dialled connection was not secured.
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +175,18 @@ pub(crate) enum TlsDialError {
 
 /// Returns whether `error` says that the peer did not accept this node in the handshake.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)))
+    let Some(cause) = error.get_ref() else { return false };
+    match cause.downcast_ref::<quinn::ConnectionError>() {
+        Some(quinn::ConnectionError::ConnectionClosed(close)) => {
+            let alert = u8::from(AlertDescription::HandshakeFailure);
+            close.error_code == TransportErrorCode::crypto(alert)
+        }
+        Some(_) => false,
+        None => matches!(
+            cause.downcast_ref(),
+            Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure))
+        ),
+    }
 }
 
 /// Returns the way in which a handshake failed with `error`.
@@ -164,14 +213,6 @@ pub(crate) fn tls_failure(error: &io::Error) -> TlsFailure {
 #[error("node {} answered instead", .0.short())]
 pub(crate) struct WrongNode(pub(crate) NodeId);
 
-/// Returns the node that answered in place of the expected one, if that is the cause of `error`.
-fn wrong_node(error: &io::Error) -> Option<WrongNode> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::Other(OtherError(cause)) => cause.downcast_ref::<WrongNode>().copied(),
-        _ => None,
-    }
-}
-
 /// Returns a server name, which rustls requires for each dial. It is not sent, and nothing depends on it.
 fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").expect("a valid DNS name")
@@ -190,14 +231,13 @@ pub(crate) struct Session {
 /// The peer speaks TLS, but is not a node.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not speak peerkit's protocol")]
-struct NotANode;
+pub(crate) struct NotANode;
 
 impl Session {
     /// Reads the session's facts from a connection whose handshake is finished.
     fn of<Data>(connection: &ConnectionCommon<Data>) -> Result<Self, NotANode> {
         let spki = connection.peer_certificates().and_then(|keys| keys.first()).ok_or(NotANode)?;
-        let id = spki.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(NotANode)?;
-        let id = id.try_into().map_err(|_| NotANode)?;
+        let id = peer_id(spki).ok_or(NotANode)?;
         let purpose = match connection.alpn_protocol() {
             Some(ALPN_LINK) => ChannelPurpose::Link,
             Some(ALPN_STREAM) => ChannelPurpose::Stream,
@@ -206,8 +246,14 @@ impl Session {
         // Both ends export the same bytes, and no other session has them.
         let binding = connection.export_keying_material([0; 32], EXPORTER_LABEL, None);
         let binding = binding.map_err(|_| NotANode)?;
-        Ok(Self { id: NodeId::from_bytes(id), purpose, binding })
+        Ok(Self { id, purpose, binding })
     }
+}
+
+/// Returns the identity of a peer that has sent this raw public key.
+pub(crate) fn peer_id(key: &CertificateDer<'_>) -> Option<NodeId> {
+    let bytes = key.as_ref().strip_prefix(&SPKI_PREFIX)?;
+    Some(NodeId::from_bytes(bytes.try_into().ok()?))
 }
 
 /// Returns the cryptography of all handshakes. AES-128-GCM comes first, because it is the fastest on
@@ -244,9 +290,15 @@ struct KeyVerifier {
     provider: Arc<CryptoProvider>,
     /// The node that has to answer; any if `None`.
     expected: Option<NodeId>,
+    /// The other node that has answered. Not every transport hands on the verifier's error.
+    found: FoundNode,
 }
 
 impl KeyVerifier {
+    fn new(provider: Arc<CryptoProvider>, expected: Option<NodeId>) -> Self {
+        Self { provider, expected, found: FoundNode::default() }
+    }
+
     fn verify(
         &self,
         message: &[u8],
@@ -261,7 +313,8 @@ impl KeyVerifier {
         let found = node_key(key, &[])?;
         match self.expected {
             Some(expected) if expected != found => {
-                Err(rustls::Error::Other(OtherError(Arc::new(WrongNode(found)))))
+                let wrong = *self.found.get_or_init(|| WrongNode(found));
+                Err(rustls::Error::Other(OtherError(Arc::new(wrong))))
             }
             _ => Ok(valid),
         }
@@ -273,8 +326,7 @@ fn node_key(
     key: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
 ) -> Result<NodeId, rustls::Error> {
-    let bytes = key.as_ref().strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok());
-    let id = bytes.map(NodeId::from_bytes).filter(|_| others.is_empty());
+    let id = peer_id(key).filter(|_| others.is_empty());
     let id = id.ok_or_else(|| rustls::Error::General("not an Ed25519 raw public key".into()))?;
     id.checked().map_err(|_| rustls::Error::General("an Ed25519 key that no node can hold".into()))
 }

@@ -34,7 +34,7 @@ pub struct Address {
     pub id: Option<NodeId>,
     /// A host name or an IP address, without brackets.
     pub host: String,
-    /// The TCP port.
+    /// The TCP port, or the UDP port if the transport is QUIC.
     pub port: u16,
 }
 
@@ -45,6 +45,21 @@ pub enum Scheme {
     /// TLS 1.3 over TCP, both sides authenticated: the default.
     #[default]
     Tcp,
+    /// QUIC over UDP, both sides authenticated.
+    Quic,
+}
+
+impl Scheme {
+    const ALL: [Self; 2] = [Self::Tcp, Self::Quic];
+
+    /// Returns the text before `://`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+        }
+    }
 }
 
 impl Address {
@@ -52,6 +67,12 @@ impl Address {
     #[must_use]
     pub fn from_socket(socket: SocketAddr) -> Self {
         Self { scheme: Scheme::Tcp, id: None, host: socket.ip().to_string(), port: socket.port() }
+    }
+
+    /// Sets the transport.
+    #[must_use]
+    pub fn with_scheme(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
     }
 
     /// Sets the node that has to answer.
@@ -73,7 +94,7 @@ impl Address {
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// Returns `host:port` for a resolver. An IPv6 address is in brackets.
+    /// Returns `host:port` for a resolver, without the transport. An IPv6 address is in brackets.
     #[must_use]
     pub fn host_port(&self) -> String {
         if self.host.contains(':') {
@@ -95,7 +116,9 @@ pub enum ParseAddressError {
     #[error("an address has at most {MAX_ADDRESS} characters")]
     TooLong,
     /// The scheme is unknown to this build.
-    #[error("`{0}://` is not a transport that peerkit knows: leave it out or write tcp://")]
+    #[error(
+        "`{0}://` is not a transport that peerkit knows: leave it out, or write tcp:// or quic://"
+    )]
     Scheme(String),
     /// The text before the `@` is not an identity.
     #[error("the text before the @ has to be a node's identity: {0}")]
@@ -158,8 +181,12 @@ impl Address {
             return Err(ParseAddressError::TooLong);
         }
         let (scheme, rest) = match text.split_once("://") {
-            None | Some(("tcp", _)) => (Scheme::Tcp, text.strip_prefix("tcp://").unwrap_or(text)),
-            Some((other, _)) => return Err(ParseAddressError::Scheme(other.to_owned())),
+            None => (Scheme::Tcp, text),
+            Some((name, rest)) => {
+                let known = Scheme::ALL.into_iter().find(|scheme| scheme.name() == name);
+                let unknown = || ParseAddressError::Scheme(name.to_owned());
+                (known.ok_or_else(unknown)?, rest)
+            }
         };
         let (id, rest) = match rest.split_once('@') {
             None => (None, rest),
@@ -249,7 +276,10 @@ fn is_host_byte(byte: u8) -> bool {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The default scheme is left out, and there is no other one.
+        // The default scheme is left out.
+        if self.scheme != Scheme::default() {
+            write!(f, "{}://", self.scheme.name())?;
+        }
         match self.id {
             Some(id) => write!(f, "{id}@{}", self.host_port()),
             None => f.write_str(&self.host_port()),
@@ -288,6 +318,12 @@ mod tests {
             assert_eq!(parse(&format!("tcp://{text}")).unwrap().to_string(), text);
             let with_id = format!("{id}@{text}");
             assert_eq!(parse(&with_id).unwrap().to_string(), with_id);
+            for quic in [format!("quic://{text}"), format!("quic://{with_id}")] {
+                let address = parse(&quic).unwrap();
+                assert_eq!(address.scheme, Scheme::Quic);
+                assert_eq!(address.to_string(), quic);
+                assert_eq!(Address::from_wire(&quic).unwrap(), address);
+            }
         }
         assert_eq!(parse("[::1]:7117").unwrap().socket().unwrap().port(), 7117);
         assert_eq!(parse("localhost:7117").unwrap().socket(), None);

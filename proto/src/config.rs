@@ -35,6 +35,9 @@ pub struct Config {
     /// Maximum time to resolve a host name and connect to one of its IP addresses. 10 s: as in
     /// libp2p.
     pub connect_timeout: Duration,
+    /// Whether the node also uses UDP: QUIC, and hole punching. True: without it, nodes behind NATs reach each other
+    /// only through others.
+    pub udp: bool,
     /// Maximum number of inbound handshakes on which TLS is not finished. One more drops the oldest
     /// of the address group with most. As many may have finished TLS and wait for the dialler's
     /// Hello. 64: as in croc's relay.
@@ -242,6 +245,7 @@ impl Default for Config {
             max_broadcast: 64 << 10,
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
+            udp: true,
             max_pending: 64,
             max_pending_per_ip: 4,
             max_inbound: 128,

@@ -17,6 +17,16 @@ pub const ALPN_LINK: &[u8] = b"peerkit/1";
 /// The ALPN protocol name of a stream. Links and streams use the same port.
 pub const ALPN_STREAM: &[u8] = b"peerkit-stream/1";
 
+/// The ALPN protocol name of a QUIC connection whose first stream is a link.
+pub const ALPN_QUIC_LINK: &[u8] = b"peerkit-quic/1";
+
+/// The ALPN protocol name of a QUIC connection that was made for a stream, and has no link.
+pub const ALPN_QUIC_STREAM: &[u8] = b"peerkit-quic-stream/1";
+
+/// The bit of Hello's features that says that the sender also accepts QUIC, at the UDP port with the number of each
+/// TCP port that it announces.
+pub const FEATURE_UDP: u64 = 1 << 6;
+
 /// The label for the exporter of a TLS session (RFC 8446, section 7.5). The exported bytes bind a
 /// proof to the session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
@@ -62,8 +72,8 @@ pub struct Hello {
     /// A random number that the sender draws when it starts. Another number shows that the node has
     /// restarted.
     pub incarnation: u64,
-    /// The optional features of the sender, one bit each. Unknown bits are ignored, and no feature
-    /// is defined yet.
+    /// The optional features of the sender, one bit each: the [compressions](crate::message::Compressions) that
+    /// it accepts, and [`FEATURE_UDP`]. Unknown bits are ignored.
     pub features: u64,
     /// The addresses at which the sender listens, as far as it knows, best first.
     pub addresses: Vec<Address>,

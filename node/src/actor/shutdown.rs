@@ -56,6 +56,7 @@ impl Actor {
         let ended =
             async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.wait_for_work()) };
         let _ = tokio::time::timeout(STEP_TIMEOUT, ended).await;
+        inner.quic.close().await;
         inner.release_application();
         // The store is closed here, because the application may keep its handle to the node until the
         // process ends.

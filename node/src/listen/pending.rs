@@ -71,6 +71,16 @@ impl PendingHandshakes {
         both.filter(|slot| !slot.is_over.load(Ordering::Relaxed)).count()
     }
 
+    /// Returns whether `max` or more handshakes are under way, or one with the host of `ip`.
+    pub(super) fn is_busy(&self, ip: IpAddr, max: usize) -> bool {
+        let [.., host] = self.groups.prefixes(ip);
+        let tables = lock(&self.tables);
+        let both = tables.tls.iter().chain(&tables.secured);
+        let mut under_way = both.filter(|slot| !slot.is_over.load(Ordering::Relaxed));
+        under_way.clone().count() >= max
+            || (host.is_some() && under_way.any(|slot| slot.prefixes[2] == host))
+    }
+
     /// Adds a handshake with `ip`, and evicts another one if there is no room.
     pub(super) fn add(self: &Arc<Self>, ip: IpAddr) -> HandshakeSlot {
         let prefixes = self.groups.prefixes(ip);

@@ -16,12 +16,15 @@ use peerkit_proto::peer::Input;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::actor::mailbox::Operation;
+use crate::channel::Channel;
+use crate::conn::Conn;
 use crate::dial::{self, DialOrigin, MAX_DIALLED, Secured, first_success};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
+use crate::quic::QuicStream;
 use crate::served::StreamFuture;
 use crate::stream::{Stream, read_block};
-use crate::tls::{Channel, ChannelPurpose};
+use crate::tls::ChannelPurpose;
 
 /// The byte that answers a [`StreamOpen`].
 mod status {
@@ -128,6 +131,10 @@ impl Inner {
             return Err(Error::StreamRefused { peer, why: BANNED_HERE.to_owned() });
         }
         let conn = self.links.get(peer).ok();
+        // A link over QUIC was made because TCP did not reach the peer.
+        if let Some(stream) = self.open_quic_stream(conn.as_deref()).await {
+            return self.open_on(Channel::Quic(stream), protocol, None).await;
+        }
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
         let mut failures = match self.dial_stream(peer, &addresses, DialOrigin::Answer).await {
@@ -148,6 +155,13 @@ impl Inner {
                 Err(Error::Unreachable { peer, why: failures.join("; ") })
             }
         }
+    }
+
+    /// Opens a stream on the QUIC connection of a link. Returns `None` if the link has none, or it has just ended.
+    async fn open_quic_stream(&self, conn: Option<&Conn>) -> Option<QuicStream> {
+        let connection = conn?.quic.as_ref()?.upgrade()?;
+        let opening = tokio::time::timeout(self.config.connect_timeout, connection.open());
+        opening.await.ok()?.ok()
     }
 
     /// Opens a stream to the first node that answers at one of `addresses`.

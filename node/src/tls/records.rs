@@ -33,7 +33,7 @@ use outgoing::OutgoingRecords;
 pub(crate) use transport::Transport;
 
 /// A connection secured by TLS 1.3. It has buffers only while much data passes.
-pub(crate) struct Channel<T: Transport = TcpStream> {
+pub(crate) struct TlsChannel<T: Transport = TcpStream> {
     transport: T,
     session: Session,
     incoming: IncomingRecords,
@@ -50,12 +50,12 @@ pub(crate) struct Channel<T: Transport = TcpStream> {
 pub(super) async fn accept<T: Transport>(
     mut config: ServerConfig,
     transport: T,
-) -> io::Result<Channel<T>> {
+) -> io::Result<TlsChannel<T>> {
     let secrets = Arc::<Secrets>::default();
     config.key_log = secrets.clone();
     config.enable_secret_extraction = true;
     let connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
-    Channel::secure(transport, Connection::Server(connection), &secrets).await
+    TlsChannel::secure(transport, Connection::Server(connection), &secrets).await
 }
 
 /// Secures a dialled connection.
@@ -65,16 +65,16 @@ pub(super) async fn accept<T: Transport>(
 pub(super) async fn dial<T: Transport>(
     mut config: ClientConfig,
     transport: T,
-) -> io::Result<Channel<T>> {
+) -> io::Result<TlsChannel<T>> {
     let secrets = Arc::<Secrets>::default();
     config.key_log = secrets.clone();
     config.enable_secret_extraction = true;
     let connection = ClientConnection::new(Arc::new(config), server_name());
     let connection = connection.map_err(io::Error::other)?;
-    Channel::secure(transport, Connection::Client(connection), &secrets).await
+    TlsChannel::secure(transport, Connection::Client(connection), &secrets).await
 }
 
-impl<T: Transport> Channel<T> {
+impl<T: Transport> TlsChannel<T> {
     async fn secure(
         mut transport: T,
         connection: Connection,
@@ -135,7 +135,7 @@ impl<T: Transport> Channel<T> {
     }
 }
 
-impl<T: Transport> AsyncRead for Channel<T> {
+impl<T: Transport> AsyncRead for TlsChannel<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -162,7 +162,7 @@ impl<T: Transport> AsyncRead for Channel<T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Channel<T> {
+impl<T: Transport> AsyncWrite for TlsChannel<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -204,13 +204,13 @@ impl<T: Transport> AsyncWrite for Channel<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for Channel<T> {
+impl<T: Transport> fmt::Debug for TlsChannel<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("peer", &self.session.id).finish_non_exhaustive()
+        f.debug_struct("TlsChannel").field("peer", &self.session.id).finish_non_exhaustive()
     }
 }
 
-impl<T: Transport> Drop for Channel<T> {
+impl<T: Transport> Drop for TlsChannel<T> {
     /// Sends the end of our handshake, so that the peer sees a session that is closed without any data.
     fn drop(&mut self) {
         if self.holds_handshake_end {

@@ -20,7 +20,7 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
 
 /// A connection secured by TLS 1.3.
-pub(crate) struct Channel<T: Transport = TcpStream> {
+pub(crate) struct TlsChannel<T: Transport = TcpStream> {
     stream: TlsStream<T>,
     session: Session,
 }
@@ -42,9 +42,9 @@ impl ExpectedBytes {
 pub(super) async fn accept<T: Transport>(
     config: ServerConfig,
     transport: T,
-) -> io::Result<Channel<T>> {
+) -> io::Result<TlsChannel<T>> {
     let stream = TlsAcceptor::from(Arc::new(config)).accept(transport).await?;
-    Channel::new(Session::of(stream.get_ref().1), stream.into())
+    TlsChannel::new(Session::of(stream.get_ref().1), stream.into())
 }
 
 /// Secures a dialled connection.
@@ -54,13 +54,13 @@ pub(super) async fn accept<T: Transport>(
 pub(super) async fn dial<T: Transport>(
     config: ClientConfig,
     transport: T,
-) -> io::Result<Channel<T>> {
+) -> io::Result<TlsChannel<T>> {
     let connector = TlsConnector::from(Arc::new(config));
     let stream = connector.connect(server_name(), transport).await?;
-    Channel::new(Session::of(stream.get_ref().1), stream.into())
+    TlsChannel::new(Session::of(stream.get_ref().1), stream.into())
 }
 
-impl<T: Transport> Channel<T> {
+impl<T: Transport> TlsChannel<T> {
     fn new(session: Result<Session, NotANode>, stream: TlsStream<T>) -> io::Result<Self> {
         let session = session.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Self { stream, session })
@@ -83,7 +83,7 @@ impl<T: Transport> Channel<T> {
     }
 }
 
-impl<T: Transport> AsyncRead for Channel<T> {
+impl<T: Transport> AsyncRead for TlsChannel<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl<T: Transport> AsyncRead for Channel<T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Channel<T> {
+impl<T: Transport> AsyncWrite for TlsChannel<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,8 +123,8 @@ impl<T: Transport> AsyncWrite for Channel<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for Channel<T> {
+impl<T: Transport> fmt::Debug for TlsChannel<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("peer", &self.session.id).finish_non_exhaustive()
+        f.debug_struct("TlsChannel").field("peer", &self.session.id).finish_non_exhaustive()
     }
 }

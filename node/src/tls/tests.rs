@@ -30,7 +30,7 @@ pub(super) fn tls(secret: u8) -> Tls {
 }
 
 /// Returns the channel that has dialled and the channel that has accepted, after a complete handshake.
-pub(super) async fn channels() -> (Channel, Channel) {
+pub(super) async fn channels() -> (TlsChannel, TlsChannel) {
     let (dialled, accepted) = tcp_pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     tokio::join!(
@@ -44,7 +44,7 @@ pub(super) async fn channels() -> (Channel, Channel) {
 }
 
 /// Returns a channel that has dialled rustls, and the stream of rustls.
-pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
+pub(super) async fn dialled_rustls() -> (TlsChannel, TlsStream<TcpStream>) {
     let (dialled, accepted) = tcp_pair().await;
     let acceptor = TlsAcceptor::from(Arc::new(tls(2).server));
     let ours = tls(1);
@@ -59,7 +59,7 @@ pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
 }
 
 /// Returns a channel that rustls has dialled, and the stream of rustls.
-async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
+async fn accepted_rustls() -> (TlsChannel, TlsStream<TcpStream>) {
     let (dialled, accepted) = tcp_pair().await;
     let connector = TlsConnector::from(Arc::new(tls(2).stream));
     let ours = tls(1);
@@ -141,12 +141,12 @@ impl ClientCertVerifier for CountingVerifier {
 
 /// Returns a verifier that accepts every node.
 fn any_node() -> KeyVerifier {
-    KeyVerifier { provider: Arc::new(provider()), expected: None }
+    KeyVerifier::new(Arc::new(provider()), None)
 }
 
 /// Node 1 dials node 2 and expects node `expected`. Returns the result of the dial, and the number
 /// of client keys that node 2 has seen.
-async fn dial_expecting(expected: u8) -> (Result<Channel, TlsDialError>, usize) {
+async fn dial_expecting(expected: u8) -> (Result<TlsChannel, TlsDialError>, usize) {
     let (dialled, accepted) = tcp_pair().await;
     let counting = Arc::new(CountingVerifier { verifier: any_node(), seen: AtomicUsize::new(0) });
     let pair = Arc::new(certified(&Key::from_secret(&[2; 32])).unwrap());

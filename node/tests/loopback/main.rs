@@ -23,6 +23,7 @@ mod network;
 mod owner;
 mod proxy;
 mod queries;
+mod quic;
 mod requests;
 mod resumed;
 mod shares;

@@ -16,7 +16,7 @@ trait End: AsyncRead + AsyncWrite + Unpin {
     fn update_key(&mut self);
 }
 
-impl End for Channel<Memory> {
+impl End for TlsChannel<Memory> {
     fn update_key(&mut self) {
         Self::update_key(self);
     }
