@@ -314,6 +314,10 @@ pub(crate) struct ListenArgs {
     /// Announce only the addresses of --announce, also in tickets
     #[arg(long, requires = "announce")]
     pub(crate) announce_only: bool,
+
+    /// Use TCP only: no links over UDP (QUIC), and no hole punching to nodes behind routers
+    #[arg(long)]
+    pub(crate) no_udp: bool,
 }
 
 impl ListenArgs {
@@ -322,6 +326,7 @@ impl ListenArgs {
         let mut config = Config::default();
         config.announce.clone_from(&self.announce);
         config.announce_only = self.announce_only;
+        config.udp = !self.no_udp;
         config
     }
 }

@@ -20,10 +20,12 @@ use peerkit_proto::overlay::Overlay;
 use peerkit_proto::overlay::admission::LinkMerits;
 use peerkit_proto::overlay::members::MembershipState;
 use peerkit_proto::peer::{
-    Command, ConnectionId, DialId, Greeted, Input, Machine, OperationId, Payload, Purpose,
+    Command, ConnectionId, DialId, Greeted, Input, LinkTransport, Machine, OperationId, Payload,
+    Purpose,
 };
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use crate::bans::Ban;
 use crate::blocking;
@@ -57,6 +59,8 @@ pub(crate) struct Actor {
     admitting: HashMap<ConnectionId, Admitting>,
     /// The dials under way.
     dials: HashMap<DialId, DialTask>,
+    /// The tasks that ask peers where they see this node.
+    observing: HashMap<NodeId, AbortHandle>,
     /// Operations under way, with the receivers of their outcomes.
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
@@ -111,6 +115,7 @@ impl Actor {
             links: HashMap::new(),
             admitting: HashMap::new(),
             dials: HashMap::new(),
+            observing: HashMap::new(),
             operations: HashMap::new(),
             last_operation: 0,
             follow_ups: Vec::new(),
@@ -138,6 +143,9 @@ impl Actor {
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.broadcasts));
         self.addresses_changed();
+        // A node whose links are made by hand neither asks nor answers for hole punching.
+        let accepts = self.inner.quic.is_listening() && !self.inner.profile.manual;
+        self.command(Command::AcceptsQuic(accepts));
         loop {
             tokio::select! {
                 // The stop and the timers come before the queues, so that no flood of orders or frames
@@ -275,9 +283,12 @@ impl Actor {
         let connection = conn.connection;
         let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
         let membership = conn.membership.clone();
+        let (is_quic, accepts_quic) = (conn.quic.is_some(), conn.accepts_quic);
         self.admitting.insert(connection, (conn, reply));
         let merits = self.merits();
-        let greeted = Greeted { connection, dial, peer, candidate, unix, merits, membership };
+        let transport = LinkTransport { is_quic, accepts_quic };
+        let greeted =
+            Greeted { connection, dial, peer, candidate, unix, merits, membership, transport };
         self.input(Input::Greeted(greeted));
     }
 

@@ -36,6 +36,7 @@ use crate::links::LinkTable;
 use crate::listen::{self, Listen, PendingHandshakes, Refusals};
 use crate::membership::{Membership, MembershipSettings, NetworkChoice};
 use crate::node::Node;
+use crate::observe::{self, OBSERVE_PROTOCOL};
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
 use crate::profile::Profile;
@@ -380,6 +381,9 @@ impl Builder {
         if !inner.profile.manual {
             let serve_probes = probe::serve(inner.actor.clone(), inner.config.handshake_timeout);
             inner.served.streams.insert(PROBE_PROTOCOL, serve_probes);
+        }
+        if inner.quic.is_listening() {
+            inner.served.streams.insert(OBSERVE_PROTOCOL, observe::serve());
         }
         for listener in listeners {
             inner.tasks.spawn(listen::accept(inner.clone(), listener));

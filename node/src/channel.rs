@@ -13,6 +13,7 @@ use crate::tls::{ExpectedBytes, Session, TlsChannel};
 
 /// A secured connection between two nodes.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most channels are those over TCP")]
 pub(crate) enum Channel {
     /// TLS over TCP.
     Tcp(TlsChannel),

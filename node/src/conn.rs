@@ -10,7 +10,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
-use peerkit_proto::hello::Hello;
+use peerkit_proto::hello::{FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::invitation::MembershipProof;
 use peerkit_proto::message::{Compressions, Message, PackedMessage};
@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     pub(crate) dialable: Option<Address>,
     /// The QUIC connection that the link is a stream of. Further streams can be opened on it.
     pub(crate) quic: Option<Weak<QuicConnection>>,
+    /// The peer accepts QUIC at the ports at which it listens.
+    pub(crate) accepts_quic: bool,
     /// The network's owner, according to the peer.
     pub(crate) owner: Option<NodeId>,
     /// The peer's clock at its Hello, in milliseconds since 1970.
@@ -109,6 +111,7 @@ impl Conn {
             candidate: Candidate { id, direction, incarnation: hello.incarnation, ip: remote.ip() },
             dialable,
             quic,
+            accepts_quic: hello.features & FEATURE_UDP != 0,
             owner: hello.owner,
             time: hello.time,
             membership: hello.membership,

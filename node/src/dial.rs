@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use peerkit_proto::address::{Address, Scheme};
@@ -32,10 +33,15 @@ mod foreign;
 mod staggered;
 
 pub(crate) use foreign::{DialOrigin, DialPermit, ForeignDials, NotDialled};
+use staggered::any_success;
 pub(crate) use staggered::first_success;
 
 /// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
+
+/// Time for which two nodes dial each other to punch a hole. 4 s: DCUtR succeeds at its first attempt in 97.6 % of all
+/// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets three packets.
+const MEETING_TIME: Duration = Duration::from_secs(4);
 
 /// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
 /// and a name that resolves to thousands must not make this node dial them all.
@@ -172,18 +178,29 @@ async fn connect_first(
 ) -> Result<(Address, Secured), Error> {
     let origin = DialOrigin::of_link(purpose);
     let channel = tls::ChannelPurpose::Link;
-    if let [address] = addresses {
-        // The usual case, which needs no task of its own.
-        return Ok((address.clone(), connect(inner, address, channel, origin).await?));
-    }
-    let connected = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
+    let attempt = |address: Address| {
         let inner = inner.clone();
         async move {
             let secured = connect(&inner, &address, channel, origin).await?;
             Ok((address, secured))
         }
-    });
-    connected.await.map_err(combined_error)
+    };
+    let ways = addresses.iter().cloned();
+    if purpose == Purpose::Meeting {
+        // The other node dials at this moment too, so no candidate waits for another.
+        let connected = any_success(ways, MAX_DIALLED, attempt);
+        let Ok(connected) = tokio::time::timeout(MEETING_TIME, connected).await else {
+            let why = format!("no hole was punched within {} s", MEETING_TIME.as_secs());
+            let address = addresses.first().cloned().ok_or(Error::NoAddress)?;
+            return Err(Error::Connect { address, error: timed_out(why) });
+        };
+        return connected.map_err(combined_error);
+    }
+    if let [address] = addresses {
+        // The usual case, which needs no task of its own.
+        return attempt(address.clone()).await;
+    }
+    first_success(ways, MAX_DIALLED, attempt).await.map_err(combined_error)
 }
 
 /// Returns one error for the failures of several addresses. A single failure is returned as it is.
@@ -297,7 +314,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
                 remote,
                 dialable: Some(address.clone().without_id()),
                 quic: channel.quic_connection(),
-                on_demand: dialling.purpose == Purpose::Message,
+                on_demand: matches!(dialling.purpose, Purpose::Message | Purpose::Meeting),
             };
             admit(inner, greeted, Some(dial)).await
         }

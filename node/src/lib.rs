@@ -75,6 +75,7 @@ mod lock;
 mod membership;
 mod network;
 mod node;
+mod observe;
 mod outbox;
 mod outgoing_message;
 mod own_addresses;
@@ -151,6 +152,7 @@ pub use peerkit_proto::invitation::{
 };
 pub use peerkit_proto::message::{Compression, Compressions, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
+pub use peerkit_proto::overlay::reach::Reachability;
 pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::seal::SealError;

@@ -296,7 +296,7 @@ pub(crate) async fn accept_quic(inner: Arc<Inner>, endpoint: quinn::Endpoint) {
         }
         tracing::debug!(target: "peerkit::link", %remote, "accepted a QUIC connection");
         let slot = inner.handshakes.add(remote.ip());
-        let inbound = Inbound::Quic(endpoint.clone(), incoming);
+        let inbound = Inbound::Quic(endpoint.clone(), Box::new(incoming));
         conn::start(&inner, handle_inbound(inner.clone(), inbound, remote, slot));
     }
 }
@@ -304,7 +304,8 @@ pub(crate) async fn accept_quic(inner: Arc<Inner>, endpoint: quinn::Endpoint) {
 /// A connection that was accepted, before its handshake.
 enum Inbound {
     Tcp(TcpStream),
-    Quic(quinn::Endpoint, quinn::Incoming),
+    /// The endpoint, and the connection.
+    Quic(quinn::Endpoint, Box<quinn::Incoming>),
 }
 
 /// Handles one inbound connection. Returns the link if the connection becomes one. If it is a stream, runs
@@ -433,7 +434,7 @@ async fn secure(inner: &Arc<Inner>, inbound: Inbound) -> io::Result<(Channel, So
             Ok((Channel::Tcp(inner.tls.accept(tcp).await?), local))
         }
         Inbound::Quic(endpoint, incoming) => {
-            let Connected { stream, local } = inner.quic.accept(&endpoint, incoming).await?;
+            let Connected { stream, local } = inner.quic.accept(&endpoint, *incoming).await?;
             inner.serve_quic_streams(&stream);
             Ok((Channel::Quic(stream), local))
         }

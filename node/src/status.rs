@@ -1,11 +1,13 @@
 //! The status of a node and of its links.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
+use peerkit_proto::overlay::reach::Reachability;
 use peerkit_proto::versions::Agreement;
 use serde::Serialize;
 
@@ -29,6 +31,14 @@ pub struct Status {
     /// Addresses at which other nodes can dial this one, as far as it knows, best first.
     #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub addresses: Vec<Address>,
+    /// How other nodes can reach this one.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub reachability: Reachability,
+    /// The reason for `reachability`, in words.
+    pub why: String,
+    /// UDP addresses at which peers see this node, which may be those of a router.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
+    pub seen_at: Vec<SocketAddr>,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
     /// Number of links that other nodes have dialled.
@@ -122,6 +132,7 @@ impl Inner {
             budget_drops,
             skipped_frames,
             clock,
+            reach,
         } = overlay;
         let conns = self.links.all();
         let count = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
@@ -130,6 +141,9 @@ impl Inner {
             name: self.profile.name.clone(),
             network: self.profile.network.clone(),
             addresses: self.addresses.announced(None),
+            reachability: reach.reachability,
+            why: reach.why,
+            seen_at: reach.seen.udp,
             uptime_ms: self.clock.micros() / 1000,
             inbound: count(Direction::Inbound),
             outbound: count(Direction::Outbound),

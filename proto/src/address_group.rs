@@ -87,6 +87,43 @@ impl AddressGroups {
     }
 }
 
+/// A network that is not part of the internet: each address in it means different hosts at different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PrivateNetwork {
+    /// The addresses of this machine that no other one reaches.
+    Loopback,
+    /// IPv4 addresses (RFC 1918, RFC 3927, RFC 6598), named by the first address of their block.
+    V4([u8; 2]),
+    /// Unique local IPv6 addresses (RFC 4193).
+    UniqueLocal,
+    /// Link-local IPv6 addresses (RFC 4291, section 2.5.6).
+    LinkLocal,
+}
+
+impl PrivateNetwork {
+    /// Returns the private network that an IP address is in; `None` if it is an address of the internet.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Option<Self> {
+        match ip.to_canonical() {
+            // A connection to the unspecified address reaches this machine.
+            ip if ip.is_loopback() || ip.is_unspecified() => Some(Self::Loopback),
+            IpAddr::V4(ip) => match ip.octets() {
+                [0, ..] => Some(Self::Loopback),
+                [10, ..] => Some(Self::V4([10, 0])),
+                [172, 16..=31, ..] => Some(Self::V4([172, 16])),
+                [192, 168, ..] => Some(Self::V4([192, 168])),
+                [169, 254, ..] => Some(Self::V4([169, 254])),
+                [100, 64..=127, ..] => Some(Self::V4([100, 64])),
+                _ => None,
+            },
+            IpAddr::V6(ip) if ip.is_unique_local() => Some(Self::UniqueLocal),
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(Self::LinkLocal),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
 fn ipv6_prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
     let kept = u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or_default();
     IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & kept))

@@ -424,7 +424,7 @@ mod tests {
         bytes.extend_from_slice(b"a field of a later version");
         assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
 
-        let texts = ["quic://127.0.0.1:7117", "127.0.0.1:7117", "x://\u{0}", "[::1]:7117"];
+        let texts = ["later://127.0.0.1:7117", "127.0.0.1:7117", "x://\u{0}", "[::1]:7117"];
         let mut list = Vec::new();
         list.put_list(&texts, |out, text| out.put_str(text));
         let read = read_addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);

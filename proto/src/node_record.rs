@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn addresses_of_unknown_schemes_are_passed_on_with_a_valid_signature() {
         let key = Key::from_secret(&[1; 32]);
-        let texts = ["quic://a:1", "192.0.2.1:7117", "new://", "[2001:db8::1]:7117", "z://?"];
+        let texts = ["later://a:1", "192.0.2.1:7117", "new://", "[2001:db8::1]:7117", "z://?"];
         let mut signed = Vec::new();
         signed.put_bytes(CONTEXT);
         signed.put_str("net");

@@ -5,7 +5,7 @@
 //! which calls its methods and carries out the effects that they put out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -21,7 +21,7 @@ use crate::frame::query::{Query, QueryDone, QueryId};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
-use crate::peer::{Command, Payload};
+use crate::peer::{Command, LinkTransport, Payload};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
@@ -38,6 +38,7 @@ pub mod members;
 pub mod membership;
 pub(crate) mod query;
 mod questions;
+pub mod reach;
 mod reconnect;
 pub mod relay;
 mod shutdown_order;
@@ -57,6 +58,7 @@ use members::Members;
 use membership::{Membership, Views};
 use query::Queries;
 pub use query::QueryDrops;
+use reach::{Reach, ReachStatus};
 use reconnect::Reconnects;
 use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
@@ -87,6 +89,7 @@ struct Parts {
     orders: OwnerOrders,
     members: Members,
     clocks: Clocks,
+    reach: Reach,
 }
 
 /// The data of a node that its overlay starts with.
@@ -133,6 +136,7 @@ impl Overlay {
                 orders: OwnerOrders::new(&setup, config),
                 members: Members::new(setup.network.clone()),
                 clocks: Clocks::new(config),
+                reach: Reach::new(config),
             },
             out: VecDeque::new(),
         }
@@ -202,6 +206,22 @@ impl Overlay {
         self.parts.clocks.status()
     }
 
+    /// Returns how other nodes reach this one.
+    #[must_use]
+    pub fn reach(&self) -> ReachStatus {
+        self.parts.reach.status()
+    }
+
+    /// Returns whether this node accepts QUIC.
+    pub(crate) fn accepts_udp(&self) -> bool {
+        self.parts.reach.is_listening()
+    }
+
+    /// Notes at which UDP address an observer sees this node.
+    pub(crate) fn observed(&mut self, by: NodeId, address: Option<SocketAddr>) {
+        self.with_parts(|parts, cx| parts.reach.observed(cx, by, address));
+    }
+
     /// Sets the verifier that checks all further signatures.
     pub(crate) fn verify_with(&mut self, verifier: Verifier) {
         self.parts.membership.verify_with(verifier.clone());
@@ -229,10 +249,11 @@ impl Overlay {
 
     /// Returns when [`Overlay::handle_timeout`] is due next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let Parts { membership, queries, broadcasts, relayed, reconnects, members, .. } =
+        let Parts { membership, queries, broadcasts, relayed, reconnects, members, reach, .. } =
             &self.parts;
         let due = earliest(queries.poll_timeout(), reconnects.poll_timeout());
         let due = earliest(due, members.poll_timeout());
+        let due = earliest(due, reach.poll_timeout());
         let due = earliest(due, membership.poll_timeout());
         earliest(earliest(due, broadcasts.poll_timeout()), relayed.poll_timeout())
     }
@@ -246,11 +267,18 @@ impl Overlay {
             parts.membership.handle_timeout(cx);
             parts.broadcasts.handle_timeout(cx);
             parts.members.handle_timeout(cx);
+            parts.reach.handle_timeout(cx);
         });
     }
 
     /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
-    pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
+    pub(crate) fn link_up(
+        &mut self,
+        peer: Peer,
+        candidate: Candidate,
+        unix: Option<u64>,
+        transport: LinkTransport,
+    ) {
         let ip = candidate.ip;
         self.budgets.link_up(candidate.id, ip);
         self.admissions.link_up(candidate, self.now.monotonic);
@@ -259,6 +287,7 @@ impl Overlay {
             parts.membership.link_up(cx, peer.id(), ip);
             parts.broadcasts.link_up(cx, peer.id());
             parts.members.link_up(cx, peer.id());
+            parts.reach.link_up(cx, &peer, ip, transport);
             if let Some(unix) = unix {
                 parts.clocks.compare(cx, &peer, unix);
             }
@@ -289,6 +318,7 @@ impl Overlay {
             parts.relayed.link_down(cx, id);
             parts.membership.link_down(cx, id, link_end);
             parts.broadcasts.link_down(cx, id);
+            parts.reach.link_down(cx, id);
         });
     }
 
@@ -458,6 +488,9 @@ impl Overlay {
             Command::Addresses(addresses) => {
                 self.with_parts(|parts, cx| parts.membership.set_addresses(cx, &addresses));
                 self.description.addresses = addresses;
+            }
+            Command::AcceptsQuic(accepts) => {
+                self.with_parts(|parts, cx| parts.reach.set_listening(cx, accepts));
             }
             Command::KeepAway(nodes) => {
                 let now = self.now.monotonic;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::frame::Frame;
-use crate::frame::query::QueryId;
+use crate::frame::query::{QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::message::Message;
 use crate::overlay::{Effect, NodeSetup, Overlay};
@@ -35,6 +35,7 @@ use crate::verify::Verifier;
 pub mod congestion;
 mod dials;
 mod links;
+pub mod meetings;
 mod seam;
 mod send_queues;
 #[cfg(test)]
@@ -42,9 +43,10 @@ mod tests;
 
 use dials::{Dial, Dials};
 use links::Links;
+use meetings::Meetings;
 pub use seam::{
     BroadcastReceipt, Command, ConnectionId, DialError, DialId, Greeted, Input, JoinError,
-    OperationId, Output, Payload, Purpose, SendError,
+    LinkTransport, OperationId, Output, Payload, Purpose, SendError,
 };
 pub use send_queues::MAX_RECIPIENTS;
 use send_queues::SendQueues;
@@ -65,6 +67,7 @@ pub struct Machine {
     /// The application's queries that have not ended.
     queries: BTreeMap<QueryId, OperationId>,
     send_queues: SendQueues,
+    meetings: Meetings,
     /// The application makes all links by hand.
     manual: bool,
     /// Maximum time for the exchange of the two Hellos.
@@ -97,6 +100,7 @@ impl Machine {
             dials: Dials::default(),
             queries: BTreeMap::new(),
             send_queues: SendQueues::new(config),
+            meetings: Meetings::default(),
             manual,
             handshake_timeout: config.handshake_timeout,
             flush_timeout: config.flush_timeout,
@@ -193,7 +197,12 @@ impl Machine {
                     let ended = Output::QueryEnded { operation, complete: false };
                     return self.outputs.push_back(ended);
                 }
+                let called = match &what {
+                    QueryKind::CallBack { target, .. } => Some(*target),
+                    _ => None,
+                };
                 let id = self.overlay.ask(what, depth, own, timeout);
+                self.note_call_back(id, called);
                 // Noted before the effects are carried out, because a query without neighbours ends
                 // immediately.
                 self.queries.insert(id, operation);
@@ -212,6 +221,9 @@ impl Machine {
                 let outcome = self.overlay.check_membership(from, membership.as_deref());
                 self.carry_out_effects();
                 self.outputs.push_back(Output::StreamChecked(operation, outcome));
+            }
+            Input::Observed { by, address } => {
+                self.with_overlay(|overlay| overlay.observed(by, address));
             }
             Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
@@ -311,7 +323,15 @@ impl Machine {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Out(output) => self.outputs.push_back(output),
+            Effect::Out(output) => {
+                if let Output::LookUpAnswer {
+                    what: QueryKind::SignedCallBack { record, .. }, ..
+                } = &output
+                {
+                    self.meet(record.node, &record.addresses);
+                }
+                self.outputs.push_back(output);
+            }
             Effect::Send(to, frame) => {
                 // The link may have ended since the overlay put out the effect.
                 if let Some(connection) = self.links.connection(to) {
@@ -328,6 +348,7 @@ impl Machine {
             }
             Effect::CloseLink(id, reason) => self.close_link(id, reason),
             Effect::Answered(answer) => {
+                self.call_back_answered(&answer);
                 if let Some(operation) = self.queries.get(&answer.id).copied() {
                     self.outputs.push_back(Output::Answered { operation, answer });
                 } else {
@@ -341,6 +362,7 @@ impl Machine {
                 }
             }
             Effect::QueryEnded { query, complete } => {
+                self.call_back_ended(query);
                 if let Some(operation) = self.queries.remove(&query) {
                     self.outputs.push_back(Output::QueryEnded { operation, complete });
                 } else {

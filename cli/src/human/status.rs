@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use peerkit::{Address, PeerStatus, Status};
+use peerkit::{Address, PeerStatus, Reachability, Status};
 
 use crate::text::{self, Paint, count, label, plain, size};
 use crate::views::without_ids;
@@ -16,6 +16,7 @@ pub(crate) fn text(paint: Paint, status: &Status) -> String {
     };
     line("id", status.id.to_string());
     line("addresses", addresses(&status.addresses));
+    line("reach", reach(status));
     line("up for", long(Duration::from_millis(status.uptime_ms)));
     line("member", membership(status));
     line("shares", count(status.shares, "share"));
@@ -67,6 +68,17 @@ fn addresses(addresses: &[Address]) -> String {
         [] => "none: no other node can dial this one".to_owned(),
         some => without_ids(some.iter().cloned()).join(", "),
     }
+}
+
+fn reach(status: &Status) -> String {
+    let way = match status.reachability {
+        Reachability::Direct => "others can dial this node",
+        Reachability::Mapped => "others can dial this node through its router",
+        Reachability::Punched => "others reach this node if both dial at the same time",
+        Reachability::Relayed => "others reach this node through a third one",
+        _ => "not known yet",
+    };
+    format!("{way}: {}", status.why)
 }
 
 fn membership(status: &Status) -> String {

@@ -150,6 +150,15 @@ impl Actor {
             Output::Anchors(anchors) => {
                 self.inner.peers.remember_anchors(&self.inner.tasks.tracker, anchors);
             }
+            Output::Observe(id) => {
+                let task = self.inner.tasks.spawn(self.inner.clone().observe(id));
+                self.observing.insert(id, task.abort_handle());
+            }
+            Output::StopObserving(id) => {
+                if let Some(task) = self.observing.remove(&id) {
+                    task.abort();
+                }
+            }
             Output::LookUpAnswer { query, what, asker } => self.answer_query(query, what, asker),
             Output::Keep(batch) => self.store_broadcasts(batch),
             Output::StopOrdered => {

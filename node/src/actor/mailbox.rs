@@ -9,6 +9,7 @@ use peerkit_proto::frame::query::QueryAnswer;
 use peerkit_proto::handler::Action;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::overlay::membership::Views;
+use peerkit_proto::overlay::reach::ReachStatus;
 use peerkit_proto::overlay::{BudgetDrops, ClockStatus, QueryDrops};
 use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, Machine, OperationId};
 use tokio::sync::{mpsc, oneshot};
@@ -206,6 +207,7 @@ pub(crate) struct OverlayStatus {
     /// Number of frames that were not sent because their link was crowded.
     pub(crate) skipped_frames: u64,
     pub(crate) clock: ClockStatus,
+    pub(crate) reach: ReachStatus,
 }
 
 impl OverlayStatus {
@@ -220,6 +222,7 @@ impl OverlayStatus {
             budget_drops: overlay.budget_drops(),
             skipped_frames: machine.skipped_frames(),
             clock: overlay.clock_status(),
+            reach: overlay.reach(),
         }
     }
 }

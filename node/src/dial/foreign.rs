@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerkit_proto::address_group::AddressGroups;
+use peerkit_proto::address_group::{AddressGroups, PrivateNetwork};
 use peerkit_proto::bucket::Bucket;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Purpose;
@@ -30,6 +30,8 @@ pub(crate) enum DialOrigin {
     Answer,
     /// A request for a call-back.
     CallBack,
+    /// The candidates for hole punching.
+    Meeting,
 }
 
 /// The limits for one origin. The origins have separate buckets, so that false requests for call-backs do not
@@ -48,7 +50,7 @@ impl DialOrigin {
         match self {
             Self::Own => None,
             // A host with several nodes, of which some have stopped, stays reachable.
-            Self::Record | Self::Answer => {
+            Self::Record | Self::Answer | Self::Meeting => {
                 Some(OriginLimits { of_host: (4, seconds(15)), of_all: (64, seconds(1)) })
             }
             // Requests come from any member, without any action of this node.
@@ -66,6 +68,7 @@ impl DialOrigin {
             }
             Purpose::Overlay => Self::Record,
             Purpose::Message => Self::Answer,
+            Purpose::Meeting => Self::Meeting,
         }
     }
 }
@@ -168,10 +171,10 @@ impl ForeignDials {
 
     /// Returns whether an address is public, or in a private network in which this node has an address too.
     fn is_in_reach(&self, ip: IpAddr, own: &[IpAddr]) -> bool {
-        match private_network(ip) {
+        match PrivateNetwork::of(ip) {
             None => true,
-            Some(Private::Loopback) => self.uses_loopback.load(Ordering::Relaxed),
-            network => own.iter().any(|own| private_network(*own) == network),
+            Some(PrivateNetwork::Loopback) => self.uses_loopback.load(Ordering::Relaxed),
+            network => own.iter().any(|own| PrivateNetwork::of(*own) == network),
         }
     }
 }
@@ -200,36 +203,6 @@ impl DialPermit {
             oldest.map(|key| state.proven.remove(&key));
         }
         state.proven.insert((id, self.socket), now);
-    }
-}
-
-/// A network that is not part of the internet: each address in it means different hosts at different places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Private {
-    Loopback,
-    /// IPv4 addresses (RFC 1918, RFC 3927, RFC 6598), named by the first address of their block.
-    V4([u8; 2]),
-    /// Unique local IPv6 addresses (RFC 4193).
-    UniqueLocal,
-    LinkLocal,
-}
-
-fn private_network(ip: IpAddr) -> Option<Private> {
-    match ip.to_canonical() {
-        // A connection to the unspecified address reaches this machine.
-        ip if ip.is_loopback() || ip.is_unspecified() => Some(Private::Loopback),
-        IpAddr::V4(ip) => match ip.octets() {
-            [0, ..] => Some(Private::Loopback),
-            [10, ..] => Some(Private::V4([10, 0])),
-            [172, 16..=31, ..] => Some(Private::V4([172, 16])),
-            [192, 168, ..] => Some(Private::V4([192, 168])),
-            [169, 254, ..] => Some(Private::V4([169, 254])),
-            [100, 64..=127, ..] => Some(Private::V4([100, 64])),
-            _ => None,
-        },
-        IpAddr::V6(ip) if ip.is_unique_local() => Some(Private::UniqueLocal),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(Private::LinkLocal),
-        IpAddr::V6(_) => None,
     }
 }
 

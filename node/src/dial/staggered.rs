@@ -28,6 +28,40 @@ where
     E: Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
 {
+    try_ways(ways, max, STAGGER, attempt).await
+}
+
+/// Tries at most `max` of `ways` at the same moment until one succeeds.
+///
+/// # Errors
+/// As for [`first_success`].
+pub(crate) async fn any_success<W, T, E, F>(
+    ways: impl IntoIterator<Item = W>,
+    max: usize,
+    attempt: impl Fn(W) -> F,
+) -> Result<T, Vec<E>>
+where
+    W: PartialEq,
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    try_ways(ways, max, Duration::ZERO, attempt).await
+}
+
+/// Tries ways, the next one `stagger` after the one before, or once an attempt fails.
+async fn try_ways<W, T, E, F>(
+    ways: impl IntoIterator<Item = W>,
+    max: usize,
+    stagger: Duration,
+    attempt: impl Fn(W) -> F,
+) -> Result<T, Vec<E>>
+where
+    W: PartialEq,
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
     let mut distinct: Vec<W> = Vec::new();
     for way in ways {
         if distinct.len() == max {
@@ -47,7 +81,7 @@ where
         let joined = match waiting.peek() {
             None => attempts.join_next().await,
             Some(_) => {
-                let joined = tokio::time::timeout(STAGGER, attempts.join_next()).await;
+                let joined = tokio::time::timeout(stagger, attempts.join_next()).await;
                 // The attempts are slow, so the next way is tried beside them.
                 let Ok(joined) = joined else { continue };
                 joined

@@ -175,7 +175,7 @@ fn a_peers_addresses_of_unknown_schemes_are_left_out() {
         serde_json::from_value::<KnownPeer>(json).map(|peer| peer.addresses)
     };
     let known = ["127.0.0.1:7117".parse().unwrap()];
-    assert_eq!(read(&["quic://127.0.0.1:7117", "127.0.0.1:7117", "new://x"]).unwrap(), known);
+    assert_eq!(read(&["later://127.0.0.1:7117", "127.0.0.1:7117", "new://x"]).unwrap(), known);
     assert!(read(&["127.0.0.1:7117", "no address:"]).is_err());
 }
 

@@ -7,17 +7,20 @@
 
 use std::sync::Arc;
 
-use peerkit_proto::address::Address;
+use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::query::{AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::meetings::LINK_ONLY;
 use tokio::sync::oneshot;
 
+use crate::channel::Channel;
 use crate::conn::Conn;
 use crate::dial::first_success;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::RunningQuery;
+use crate::quic::QuicStream;
 use crate::stream::{AwaitedStream, Stream, Streams};
 
 /// Maximum number of addresses that are dialled for one call-back. 4: fewer than for a stream that this node
@@ -26,12 +29,13 @@ use crate::stream::{AwaitedStream, Stream, Streams};
 const MAX_CALL_BACK_ADDRESSES: usize = 4;
 
 impl Inner {
-    /// Asks `peer` to open a connection to this node, over the link or through the network.
+    /// Asks `peer` to open a connection to this node, over the link or through the network. If there is no link, the
+    /// two nodes also try to make one over UDP, and the returned channel may be a stream of that link.
     pub(super) async fn call_back(
         self: &Arc<Self>,
         peer: NodeId,
         conn: Option<Arc<Conn>>,
-    ) -> Result<Stream, String> {
+    ) -> Result<Channel, String> {
         if self.addresses.listening.is_empty() {
             return Err(
                 "no address of it is known, and this node does not listen, so it can't call \
@@ -58,15 +62,30 @@ impl Inner {
         tokio::select! {
             biased;
             called = tokio::time::timeout(timeout, stream) => match called {
-                Ok(Ok(stream)) => Ok(stream),
+                Ok(Ok(Stream { channel, .. })) => Ok(channel),
                 _ => Err(format!(
                     "it did not connect to this node within {} s",
                     timeout.as_secs_f32()
                 )),
             },
+            stream = self.stream_of_new_link(peer) => Ok(Channel::Quic(stream)),
             () = refusal(query, peer) => {
                 Err("it could not be asked through the network to connect to this node".into())
             }
+        }
+    }
+
+    /// Waits until there is a link with `peer` over QUIC, and opens a stream on it.
+    async fn stream_of_new_link(&self, peer: NodeId) -> QuicStream {
+        loop {
+            let is_with_peer = |conn: &Arc<Conn>| conn.peer.id() == peer && conn.quic.is_some();
+            self.links.wait_until(|links| links.iter().any(is_with_peer)).await;
+            let conn = self.links.get(peer).ok();
+            if let Some(stream) = self.open_quic_stream(conn.as_deref()).await {
+                return stream;
+            }
+            // The link has ended, and its end is about to be noted.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -78,12 +97,16 @@ impl Inner {
 
     /// Connects to the node that waits for `token` at one of `addresses`. That node then opens a stream on the
     /// connection, and this node serves the stream. Does nothing and returns false if too many call-backs are
-    /// under way.
+    /// under way. The machine has begun to dial the candidates for hole punching among the addresses.
     pub(crate) fn answer_call_back(
         self: &Arc<Self>,
-        addresses: Vec<Address>,
+        mut addresses: Vec<Address>,
         token: [u8; 16],
     ) -> bool {
+        addresses.retain(|address| address.scheme == Scheme::Tcp);
+        if token == LINK_ONLY || addresses.is_empty() {
+            return true;
+        }
         let Ok(permit) = self.streams.call_backs.clone().try_acquire_owned() else {
             return false;
         };

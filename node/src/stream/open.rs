@@ -145,7 +145,7 @@ impl Inner {
         };
         let called = self.call_back(peer, conn).await;
         match called {
-            Ok(Stream { channel, .. }) => self.open_on(channel, protocol, None).await,
+            Ok(channel) => self.open_on(channel, protocol, None).await,
             Err(why) => {
                 // If this node does not listen, no peer can call it back. That says nothing about this peer, so
                 // it is left out if a dial has failed too.
@@ -158,7 +158,7 @@ impl Inner {
     }
 
     /// Opens a stream on the QUIC connection of a link. Returns `None` if the link has none, or it has just ended.
-    async fn open_quic_stream(&self, conn: Option<&Conn>) -> Option<QuicStream> {
+    pub(super) async fn open_quic_stream(&self, conn: Option<&Conn>) -> Option<QuicStream> {
         let connection = conn?.quic.as_ref()?.upgrade()?;
         let opening = tokio::time::timeout(self.config.connect_timeout, connection.open());
         opening.await.ok()?.ok()

@@ -297,3 +297,72 @@ async fn strange_datagrams_keep_nobody_from_dialling() {
     assert_eq!(bob.connect(quic_address(&ann)).await.unwrap().id(), ann.id());
     shutdown([&ann, &bob]).await;
 }
+
+/// Returns a member whose TCP addresses no other node can dial, as behind a NAT. It has joined through `member`.
+async fn behind_nat(name: &str, ip: &str, member: &Node) -> Node {
+    let mut config = Config::default();
+    (config.limit_loopback, config.announce_only) = (true, true);
+    let node = Node::builder().name(name).listen(format!("{ip}:0")).config(config);
+    // Nothing listens there.
+    let node = node.announce(format!("{ip}:1").parse().unwrap()).spawn().await.unwrap();
+    node.join(&[address_of(member).into()]).await.unwrap();
+    node
+}
+
+async fn public_member() -> Node {
+    let mut config = Config::default();
+    config.limit_loopback = true;
+    Node::builder().name("public").listen("127.1.0.1:0").config(config).spawn().await.unwrap()
+}
+
+#[tokio::test]
+async fn two_nodes_that_no_other_node_can_dial_fetch_from_each_other_through_a_punched_hole() {
+    let public = public_member().await;
+    let (ann, bob) = tokio::join!(
+        behind_nat("ann", "127.2.0.1", &public),
+        behind_nat("bob", "127.3.0.1", &public),
+    );
+    for node in [&ann, &bob] {
+        within("the observer", async {
+            while node.status().await.seen_at != [address_of(node)] {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let content = SeededRandom(6).bytes(3 << 20);
+    let path = folder.path().join("a song");
+    std::fs::write(&path, &content).unwrap();
+    let shared = bob.share(&path).await.unwrap().shared;
+    let to = folder.path().join("copy");
+    let fetched = within("the fetch", ann.fetch(FetchRequest::new(shared.hash).to(&to))).await;
+    assert_eq!(fetched.unwrap().sources, [bob.id()]);
+    assert!(std::fs::read(to).unwrap() == content);
+    let peer = ann.peer(bob.id()).unwrap();
+    assert!(peer.address().scheme == Scheme::Quic || peer.direction() == Direction::Inbound);
+    shutdown([&ann, &bob, &public]).await;
+}
+
+#[tokio::test]
+async fn messages_to_a_node_that_cannot_be_dialled_soon_use_a_punched_link() {
+    let public = public_member().await;
+    let (ann, bob) = tokio::join!(
+        behind_nat("ann", "127.2.0.1", &public),
+        behind_nat("bob", "127.3.0.1", &public),
+    );
+    let mut at_bob = bob.events();
+    within("a link", async {
+        let mut sent = 0;
+        while ann.peer(bob.id()).is_none() {
+            ann.send(bob.id(), sent.to_string()).await.unwrap();
+            assert_eq!(next_text(&mut at_bob).await, sent.to_string());
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    ann.send(bob.id(), "over the link").await.unwrap();
+    assert_eq!(next_text(&mut at_bob).await, "over the link");
+    shutdown([&ann, &bob, &public]).await;
+}

@@ -41,9 +41,11 @@ impl Overlay {
             (Purpose::Application | Purpose::Join | Purpose::Reconnect, _) => {
                 self.stop_keeping_away(id);
             }
-            (Purpose::Rejoin | Purpose::Overlay, Some(refusal)) => return Err(refusal),
+            (Purpose::Rejoin | Purpose::Overlay | Purpose::Meeting, Some(refusal)) => {
+                return Err(refusal);
+            }
             // Messages are still sent to a node that is kept away: see `away`.
-            (Purpose::Rejoin | Purpose::Overlay | Purpose::Message, _) => {}
+            (Purpose::Message, _) | (_, None) => {}
         }
         self.admissions.begin_hello(id)
     }

@@ -36,7 +36,7 @@ use crate::frame::membership::{
     Disconnect, MAX_RECORDS, Need, NeighbourOutcome, NeighbourReply, Probe,
 };
 use crate::id::{Key, NodeId};
-use crate::node_record::NodeRecord;
+use crate::node_record::{MAX_RECORD_ADDRESSES, NodeRecord};
 use crate::overlay::away::KeptAwayNodes;
 use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::time::{Instant, earliest};
@@ -371,6 +371,22 @@ impl Membership {
     pub(super) fn current_record(&mut self, cx: &mut OverlayContext<'_>) -> NodeRecord {
         self.resign_record(cx);
         self.record.clone()
+    }
+
+    /// Returns this node's record for a request to call it back. It also has `candidates` for hole punching, which
+    /// are no addresses that every node can dial.
+    pub(super) fn call_back_record(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        candidates: &[Address],
+    ) -> NodeRecord {
+        let record = self.current_record(cx);
+        if candidates.is_empty() {
+            return record;
+        }
+        let own = record.addresses.into_iter().take(MAX_RECORD_ADDRESSES / 2);
+        let addresses: Vec<_> = own.chain(candidates.iter().cloned()).collect();
+        NodeRecord::sign(&self.key, &self.network, cx.unix, &addresses)
     }
 
     /// Signs this node's record again if it is old.

@@ -15,6 +15,7 @@ use crate::files::SharedFile;
 use crate::frame::query::{
     AnswerBody, MAX_FILES, Query, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
 };
+use crate::hello::MAX_ADDRESSES;
 use crate::id::NodeId;
 
 impl Overlay {
@@ -41,7 +42,9 @@ impl Overlay {
         let timeout = timeout.unwrap_or(self.query_timeout);
         let what = match what {
             QueryKind::CallBack { target, token, .. } => {
-                let record = self.with_parts(|parts, cx| parts.membership.current_record(cx));
+                let candidates = self.parts.reach.candidates(&self.description.addresses);
+                let record =
+                    self.with_parts(|parts, cx| parts.membership.call_back_record(cx, &candidates));
                 QueryKind::SignedCallBack { target, token, record: Box::new(record) }
             }
             what => what,
@@ -56,9 +59,20 @@ impl Overlay {
         id
     }
 
-    pub(super) fn answer(&mut self, query: QueryId, files: &[SharedFile], here: bool) {
+    /// Answers a query with what the shell has found. `calls_back` is set if this node calls the asking node back.
+    pub(super) fn answer(&mut self, query: QueryId, files: &[SharedFile], calls_back: bool) {
         let files = files.chunks(MAX_FILES).map(|part| AnswerBody::Files(part.to_vec()));
-        let answers = self.description.answer(query, files.chain(here.then_some(AnswerBody::Here)));
+        let mut answers = self.description.answer(query, files);
+        if calls_back {
+            let mut here = self.description.answer(query, [AnswerBody::Here]);
+            let candidates = self.parts.reach.candidates(&self.description.addresses);
+            for answer in &mut here {
+                // The asking node dials the candidates. The addresses are for its user.
+                answer.addresses.splice(0..0, candidates.iter().cloned());
+                answer.addresses.truncate(MAX_ADDRESSES);
+            }
+            answers.extend(here);
+        }
         self.with_parts(|parts, cx| {
             parts.queries.answer(cx.now, query, answers, cx.budgets, cx.out);
         });

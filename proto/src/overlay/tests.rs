@@ -80,7 +80,7 @@ impl Net {
             let candidate = Candidate { id, direction, incarnation: 1, ip };
             assert_eq!(self.nodes[me].admit(&candidate, &[]), Admission::Accept);
             let peer = Peer::new(id, format!("n{other}"), address, direction);
-            self.act(me, |node| node.link_up(peer, candidate, None));
+            self.act(me, |node| node.link_up(peer, candidate, None, LinkTransport::default()));
         }
     }
 
@@ -375,7 +375,7 @@ fn a_clock_that_was_set_is_compared_with_those_of_all_peers_again() {
         }
         skews
     };
-    node.link_up(peer, candidate, Some(unix(1)));
+    node.link_up(peer, candidate, Some(unix(1)), LinkTransport::default());
     assert!(skews(&mut node).is_empty());
     // An hour later, both clocks have advanced by an hour, so nothing is reported.
     node.set_clocks(Now { monotonic: at(3600), unix: unix(3600) });

@@ -49,8 +49,9 @@ enum DialStage {
 }
 
 impl Dial {
-    pub(super) fn is_for_message(&self) -> bool {
-        self.purpose == Purpose::Message
+    /// Returns whether the link is closed once it is idle.
+    pub(super) fn is_on_demand(&self) -> bool {
+        matches!(self.purpose, Purpose::Message | Purpose::Meeting)
     }
 
     /// Returns the node whose other link or dial this dial waits for.
@@ -73,6 +74,12 @@ impl Dials {
     /// Returns whether a dial is at the stage where the shell connects.
     pub(super) fn is_connecting(&self, dial: DialId) -> bool {
         self.stage(dial) == Some(DialStage::Connecting)
+    }
+
+    /// Returns the nodes that are being met.
+    pub(super) fn meetings(&self) -> impl Iterator<Item = NodeId> {
+        let meetings = self.dials.values().filter(|dial| dial.purpose == Purpose::Meeting);
+        meetings.filter_map(|dial| dial.address.id)
     }
 
     /// Returns the dials that wait for another link or dial of a node.
@@ -225,7 +232,7 @@ impl Machine {
                     self.recipient_dialled(recipient, recipient == id);
                 }
             }
-            Purpose::Overlay => {}
+            Purpose::Overlay | Purpose::Meeting => {}
         }
     }
 

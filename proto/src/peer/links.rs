@@ -193,20 +193,20 @@ impl Machine {
     }
 
     fn link_up(&mut self, greeted: Greeted) {
-        let Greeted { connection, dial, peer, candidate, unix, .. } = greeted;
+        let Greeted { connection, dial, peer, candidate, unix, transport, .. } = greeted;
         let id = candidate.id;
         self.links.insert(id, connection);
         self.outputs.push_back(Output::Admitted(connection));
         // The outcomes of dials are put out before the effects of the link.
         let made = dial.and_then(|dial| self.end_dial(dial, id));
-        if made.as_ref().is_some_and(Dial::is_for_message) {
+        if made.as_ref().is_some_and(Dial::is_on_demand) {
             self.links.set_on_demand(id, self.now.monotonic);
         }
         let mut reached: Vec<_> = made.into_iter().collect();
         for dial in self.dials.waiting_for_node(id) {
             reached.extend(self.end_dial(dial, id));
         }
-        self.with_overlay(|overlay| overlay.link_up(peer, candidate, unix));
+        self.with_overlay(|overlay| overlay.link_up(peer, candidate, unix, transport));
         for dial in reached {
             self.dial_linked(dial, id);
         }

@@ -1,6 +1,6 @@
 //! The interface between a node's machine and its shell: all inputs and outputs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::address::Address;
@@ -172,6 +172,13 @@ pub enum Input {
         /// The IP address at which the node was reached, and its answer. `None` if it did not answer.
         answer: Option<(IpAddr, Probe)>,
     },
+    /// An observer says at which UDP address it sees this node. `None` if it does not answer any more.
+    Observed {
+        /// The observer.
+        by: NodeId,
+        /// The address.
+        address: Option<SocketAddr>,
+    },
     /// A command of the application.
     Command(Command),
     /// A node, whose identity the handshake has proven, opens a stream and has shown this proof of membership.
@@ -215,6 +222,8 @@ pub enum Command {
     Unban(NodeId),
     /// Sets this node's addresses, best first.
     Addresses(Vec<Address>),
+    /// Sets whether this node accepts QUIC at the ports at which it listens.
+    AcceptsQuic(bool),
     /// Keeps nodes away that an earlier run has kept away, each for the time that is left: see
     /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Has to come before [`Command::Known`].
     KeepAway(Vec<(NodeId, Duration)>),
@@ -259,6 +268,17 @@ pub struct Greeted {
     pub merits: Vec<LinkMerits>,
     /// The other node's proof of membership, from its Hello.
     pub membership: Option<Box<MembershipProof>>,
+    /// The transport of the connection.
+    pub transport: LinkTransport,
+}
+
+/// The transport of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkTransport {
+    /// The link runs over QUIC; otherwise over TCP.
+    pub is_quic: bool,
+    /// The other node accepts QUIC at the ports at which it listens.
+    pub accepts_quic: bool,
 }
 
 /// The purpose of a link, which decides how long it is kept.
@@ -277,13 +297,16 @@ pub enum Purpose {
     Overlay,
     /// A message is to be sent over the link, which is closed once it is idle. A failure causes no event.
     Message,
+    /// The two nodes dial each other at the same moment, at all addresses at once: see
+    /// [`meetings`](super::meetings). The link is closed once it is idle. A failure causes no event.
+    Meeting,
 }
 
 impl Purpose {
     /// Returns whether a failure causes an event for the application.
     #[must_use]
     pub fn is_reported(self) -> bool {
-        !matches!(self, Self::Overlay | Self::Message)
+        !matches!(self, Self::Overlay | Self::Message | Self::Meeting)
     }
 }
 
@@ -427,6 +450,11 @@ pub enum Output {
         /// The probe.
         probe: Probe,
     },
+    /// Ask a peer, over UDP and from the port at which this node listens, for the address at which the peer sees this
+    /// node. Keep the connection, and report each change with [`Input::Observed`].
+    Observe(NodeId),
+    /// End the connection of [`Output::Observe`].
+    StopObserving(NodeId),
     /// Look up the answer to a query. Answered with [`Command::Answer`].
     LookUpAnswer {
         /// The query.

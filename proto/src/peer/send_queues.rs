@@ -335,6 +335,7 @@ impl Machine {
                 search.found = Some(answer.id);
                 search.dials_until = Some(self.now.monotonic + DIAL_PATIENCE);
                 self.send_queues.set_stage(id, SendStage::Searching(search));
+                self.ask_for_meeting(id);
             }
             self.dial_recipient(id, answer.addresses.clone());
             self.advance_search(id);

@@ -96,6 +96,7 @@ impl Driven {
             unix: None,
             merits: Vec::new(),
             membership: None,
+            transport: LinkTransport::default(),
         }))
     }
 

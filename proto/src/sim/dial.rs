@@ -16,7 +16,7 @@ use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::overlay::admission::Candidate;
 use crate::peer::{
-    ConnectionId, DialError, DialId, Greeted, Input, JoinError, OperationId, Purpose,
+    ConnectionId, DialError, DialId, Greeted, Input, JoinError, LinkTransport, OperationId, Purpose,
 };
 
 /// A dial under way.
@@ -223,7 +223,9 @@ impl<H: Handler> Sim<H> {
         let other = self.by_id.get(&peer.id()).and_then(|other| self.nodes.get(*other));
         let membership = other.and_then(|other| other.membership.clone()).map(Box::new);
         let merits = self.merits(node);
-        let greeted = Greeted { connection, dial, peer, candidate, unix, merits, membership };
+        let transport = LinkTransport::default();
+        let greeted =
+            Greeted { connection, dial, peer, candidate, unix, merits, membership, transport };
         self.handle(node, Input::Greeted(greeted));
     }
 

@@ -287,10 +287,12 @@ impl<H: Handler> Sim<H> {
                 }
             }
             // A simulated node opens no streams for which its machine is asked, keeps its roster only as long as it
-            // runs, and reads without effort.
+            // runs, reads without effort, and does not use UDP.
             Output::RosterChanged(_)
             | Output::StreamChecked(..)
             | Output::PauseReading(..)
+            | Output::Observe(_)
+            | Output::StopObserving(_)
             | Output::Anchors(_) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));

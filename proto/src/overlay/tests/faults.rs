@@ -1,7 +1,7 @@
 //! Nodes that violated the protocol, were reported or banned.
 
 use super::*;
-use crate::peer::Purpose;
+use crate::peer::{LinkTransport, Purpose};
 
 /// An overlay, whose links the test makes and ends.
 struct Host {
@@ -39,6 +39,7 @@ impl Host {
                     Peer::new(id, "p".into(), address, direction),
                     candidate,
                     None,
+                    LinkTransport::default(),
                 );
                 Ok(())
             }

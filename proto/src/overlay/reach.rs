@@ -1,0 +1,442 @@
+//! The addresses at which other nodes see this node over UDP: its candidates for hole punching.
+//!
+//! A router with NAT sends a node's packets on from another address and port. The node can't know these, but each node
+//! that receives its packets can tell it. So a node that no other one has dialled from the internet asks up to two of
+//! its peers, its *observers*, and keeps a connection to each, so that the router keeps the port. The observers are of
+//! different address groups: what a single one claims may be false, and is only a candidate.
+//!
+//! Only peers that this node has dialled over TCP are asked. Such a peer can be reached, and listens on UDP at the same
+//! port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::OverlayContext;
+use super::context::Effect;
+use crate::address::{Address, Scheme};
+use crate::address_group::{AddressGroup, AddressGroups, PrivateNetwork};
+use crate::config::Config;
+use crate::event::{Direction, Peer};
+use crate::id::NodeId;
+use crate::peer::{LinkTransport, Output};
+use crate::time::Instant;
+
+/// Maximum number of observers. 2: enough to notice a router that gives each destination another port.
+const MAX_OBSERVERS: usize = 2;
+
+/// Time before a peer that did not answer as an observer is asked again.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Maximum number of candidates that are told at once. 8: an address seen from outside for IPv4 and IPv6, a mapped
+/// one, and those of a computer in several networks.
+pub(crate) const MAX_CANDIDATES: usize = 8;
+
+/// What a node knows of its own UDP addresses.
+#[derive(Debug)]
+pub(super) struct Reach {
+    groups: AddressGroups,
+    /// This node listens on UDP.
+    is_listening: bool,
+    /// The peers that can be observers.
+    peers: BTreeMap<NodeId, UdpPeer>,
+    /// The peers that have dialled this node from the internet, over TCP.
+    dialled_by: BTreeSet<NodeId>,
+    /// The peers with links over QUIC.
+    over_quic: BTreeSet<NodeId>,
+}
+
+/// A peer that can be an observer.
+#[derive(Debug)]
+struct UdpPeer {
+    group: Option<AddressGroup>,
+    state: ObserverState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ObserverState {
+    /// The peer is not asked before this time.
+    Idle(Instant),
+    /// The peer is an observer. It has told this address, if any.
+    Observing(Option<SocketAddr>),
+}
+
+/// How other nodes can reach a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reachability {
+    /// Other nodes dial it.
+    Direct,
+    /// A port of its router is mapped to it.
+    Mapped,
+    /// Other nodes reach it when both dial each other at the same time.
+    Punched,
+    /// Other nodes reach it through a third one only.
+    Relayed,
+    /// It is not known yet.
+    #[default]
+    Unknown,
+}
+
+impl Reachability {
+    /// Returns the word in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Mapped => "mapped",
+            Self::Punched => "punched",
+            Self::Relayed => "relayed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How other nodes reach this one, and why this node thinks so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReachStatus {
+    /// How other nodes reach this one.
+    pub reachability: Reachability,
+    /// The reason, in words.
+    pub why: String,
+    /// The addresses at which other nodes see this one.
+    pub seen: SeenAddresses,
+}
+
+/// The addresses at which other nodes see this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeenAddresses {
+    /// The UDP addresses that observers have told, each once.
+    pub udp: Vec<SocketAddr>,
+    /// The address that two observers of different address groups agree on.
+    pub confirmed: Option<SocketAddr>,
+    /// Whether a node has dialled this one from the internet.
+    pub dialled: bool,
+}
+
+impl Reach {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            groups: config.address_groups(),
+            is_listening: false,
+            peers: BTreeMap::new(),
+            dialled_by: BTreeSet::new(),
+            over_quic: BTreeSet::new(),
+        }
+    }
+
+    /// Sets whether this node listens on UDP.
+    pub(super) fn set_listening(&mut self, cx: &mut OverlayContext<'_>, is_listening: bool) {
+        self.is_listening = is_listening;
+        self.choose(cx);
+    }
+
+    /// Returns whether other nodes can punch a hole to this one.
+    pub(super) fn is_listening(&self) -> bool {
+        self.is_listening
+    }
+
+    pub(super) fn link_up(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        peer: &Peer,
+        ip: IpAddr,
+        transport: LinkTransport,
+    ) {
+        if transport.is_quic {
+            self.over_quic.insert(peer.id());
+        }
+        // In a private network, a peer sees this node's own address, or that of another router.
+        if transport.is_quic || !self.is_public(ip) {
+            return;
+        }
+        if peer.direction() == Direction::Inbound {
+            self.dialled_by.insert(peer.id());
+        } else if transport.accepts_quic {
+            let (group, state) = (self.groups.group(ip), ObserverState::Idle(Instant::ZERO));
+            self.peers.insert(peer.id(), UdpPeer { group, state });
+        }
+        self.choose(cx);
+    }
+
+    pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
+        self.dialled_by.remove(&id);
+        self.over_quic.remove(&id);
+        if let Some(peer) = self.peers.remove(&id)
+            && peer.is_observer()
+        {
+            cx.put(Effect::Out(Output::StopObserving(id)));
+        }
+        self.choose(cx);
+    }
+
+    /// Notes the address at which an observer sees this node. `None` if the observer does not answer any more.
+    pub(super) fn observed(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        by: NodeId,
+        address: Option<SocketAddr>,
+    ) {
+        let Some(peer) = self.peers.get_mut(&by).filter(|peer| peer.is_observer()) else { return };
+        peer.state = match address {
+            Some(_) => ObserverState::Observing(address),
+            None => ObserverState::Idle(cx.now + RETRY_AFTER),
+        };
+        self.choose(cx);
+    }
+
+    pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
+        if self.poll_timeout().is_some_and(|due| due <= cx.now) {
+            self.choose(cx);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if !self.is_needed() {
+            return None;
+        }
+        self.eligible().map(|(_, due)| due).min()
+    }
+
+    /// Returns the candidates for hole punching, best first. `own` are the addresses at which this node listens over
+    /// TCP: it listens on UDP there too.
+    pub(super) fn candidates(&self, own: &[Address]) -> Vec<Address> {
+        if !self.is_listening {
+            return Vec::new();
+        }
+        let seen = self.seen().udp.into_iter().map(Address::from_socket);
+        let mut candidates: Vec<Address> = Vec::new();
+        for address in seen.chain(own.iter().filter(|own| own.scheme == Scheme::Tcp).cloned()) {
+            let candidate = address.with_scheme(Scheme::Quic);
+            if candidates.len() < MAX_CANDIDATES && !candidates.contains(&candidate) {
+                candidates.push(candidate);
+            }
+        }
+        candidates
+    }
+
+    /// Returns the addresses at which other nodes see this node.
+    pub(super) fn seen(&self) -> SeenAddresses {
+        let mut seen = SeenAddresses { dialled: !self.dialled_by.is_empty(), ..Default::default() };
+        let mut by_address: BTreeMap<SocketAddr, BTreeSet<_>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            let ObserverState::Observing(Some(address)) = peer.state else { continue };
+            by_address.entry(address).or_default().insert(peer.group);
+        }
+        let is_confirmed = |groups: &BTreeSet<_>| groups.len() > 1;
+        seen.confirmed = by_address.iter().find(|(_, by)| is_confirmed(by)).map(|(at, _)| *at);
+        seen.udp = by_address.into_keys().collect();
+        seen
+    }
+
+    /// Returns how other nodes reach this one, and why.
+    pub(super) fn status(&self) -> ReachStatus {
+        let seen = self.seen();
+        let (reachability, why) = match (&seen.udp[..], seen.confirmed) {
+            _ if seen.dialled => {
+                (Reachability::Direct, "a node on the internet has dialled it".to_owned())
+            }
+            _ if !self.over_quic.is_empty() => {
+                (Reachability::Punched, "it has a link over UDP".to_owned())
+            }
+            _ if !self.is_listening => {
+                (Reachability::Unknown, "no node on the internet has dialled it".to_owned())
+            }
+            ([], _) => {
+                (Reachability::Unknown, "no peer has told where it sees this node".to_owned())
+            }
+            (_, Some(address)) => (
+                Reachability::Unknown,
+                format!("two peers see it at {address} (UDP), but none has reached it there yet"),
+            ),
+            ([address], None) => (
+                Reachability::Unknown,
+                format!("a peer sees it at {address} (UDP), but none has reached it there yet"),
+            ),
+            (_, None) => (
+                Reachability::Unknown,
+                "each peer sees it at another UDP address, so its router lets only answers through"
+                    .to_owned(),
+            ),
+        };
+        ReachStatus { reachability, why, seen }
+    }
+
+    /// Makes further peers observers, or ends the observation if it is not needed any more.
+    fn choose(&mut self, cx: &mut OverlayContext<'_>) {
+        if !self.is_needed() {
+            for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_observer()) {
+                peer.state = ObserverState::Idle(cx.now);
+                cx.put(Effect::Out(Output::StopObserving(*id)));
+            }
+            return;
+        }
+        loop {
+            let due = self.eligible().filter(|(_, due)| *due <= cx.now);
+            let due: Vec<NodeId> = due.map(|(id, _)| id).collect();
+            let Some(id) = cx.pick(due) else { return };
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.state = ObserverState::Observing(None);
+                cx.put(Effect::Out(Output::Observe(id)));
+            }
+        }
+    }
+
+    /// Returns whether this node needs observers. A node that others can dial is not behind a NAT.
+    fn is_needed(&self) -> bool {
+        self.is_listening && self.dialled_by.is_empty()
+    }
+
+    /// Returns the peers that can become a further observer, each with the time from which on it may be asked.
+    fn eligible(&self) -> impl Iterator<Item = (NodeId, Instant)> {
+        let groups: Vec<_> = (self.peers.values().filter(|peer| peer.is_observer()))
+            .map(|peer| peer.group)
+            .collect();
+        let is_full = groups.len() >= MAX_OBSERVERS;
+        self.peers.iter().filter_map(move |(id, peer)| match peer.state {
+            ObserverState::Idle(due) if !is_full && !groups.contains(&peer.group) => {
+                Some((*id, due))
+            }
+            _ => None,
+        })
+    }
+
+    fn is_public(&self, ip: IpAddr) -> bool {
+        match PrivateNetwork::of(ip) {
+            None => true,
+            // Tests use loopback addresses in place of those of the internet.
+            Some(PrivateNetwork::Loopback) => self.groups.limit_loopback,
+            Some(_) => false,
+        }
+    }
+}
+
+impl UdpPeer {
+    fn is_observer(&self) -> bool {
+        matches!(self.state, ObserverState::Observing(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::tests::bench::TestBench;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    impl TestBench<Reach> {
+        fn listening() -> Self {
+            let mut bench = Self::of(Reach::new(&Config::default()));
+            bench.act(|reach, cx| reach.set_listening(cx, true));
+            bench
+        }
+
+        fn link(&mut self, n: u8, ip: &str, direction: Direction) {
+            let address = format!("{ip}:7117").parse().unwrap();
+            let peer = Peer::new(id(n), String::new(), address, direction);
+            let transport = LinkTransport { is_quic: false, accepts_quic: true };
+            self.act(|reach, cx| reach.link_up(cx, &peer, ip.parse().unwrap(), transport));
+        }
+
+        fn unlink(&mut self, n: u8) {
+            self.act(|reach, cx| reach.link_down(cx, id(n)));
+        }
+
+        fn see(&mut self, by: u8, address: Option<&str>) {
+            let address = address.map(|address| address.parse().unwrap());
+            self.act(|reach, cx| reach.observed(cx, id(by), address));
+        }
+
+        fn out(&mut self) -> Vec<String> {
+            let words = |effect: Effect| match effect {
+                Effect::Out(Output::Observe(id)) => format!("observe {}", id.as_bytes()[0]),
+                Effect::Out(Output::StopObserving(id)) => format!("stop {}", id.as_bytes()[0]),
+                other => panic!("{other:?}"),
+            };
+            self.out.drain(..).map(words).collect()
+        }
+
+        fn candidates(&self, own: &[&str]) -> Vec<String> {
+            let own: Vec<Address> = own.iter().map(|at| at.parse().unwrap()).collect();
+            self.part.candidates(&own).iter().map(ToString::to_string).collect()
+        }
+    }
+
+    #[test]
+    fn two_peers_of_different_groups_are_observers_and_a_further_one_takes_the_place_of_one() {
+        let mut node = TestBench::listening();
+        node.link(1, "198.51.100.1", Direction::Outbound);
+        node.link(2, "198.51.100.2", Direction::Outbound);
+        node.link(3, "192.168.1.3", Direction::Outbound);
+        assert_eq!(node.out(), ["observe 1"], "neither one of its group nor one of the LAN");
+        node.link(4, "203.0.113.4", Direction::Outbound);
+        node.link(5, "192.0.2.5", Direction::Outbound);
+        assert_eq!(node.out(), ["observe 4"]);
+        node.unlink(1);
+        let next = node.out();
+        assert!(next[0] == "stop 1" && (next[1] == "observe 2" || next[1] == "observe 5"));
+        node.see(4, None);
+        assert_eq!(node.out().len(), 1, "the last group takes its place");
+    }
+
+    #[test]
+    fn an_observer_that_does_not_answer_is_asked_again_after_a_minute() {
+        let mut node = TestBench::listening();
+        node.link(1, "198.51.100.1", Direction::Outbound);
+        node.see(1, None);
+        assert_eq!(node.out(), ["observe 1"]);
+        let due = node.part.poll_timeout().unwrap();
+        assert_eq!(due, node.now + RETRY_AFTER);
+        node.now = due;
+        node.act(Reach::handle_timeout);
+        assert_eq!(node.out(), ["observe 1"]);
+        assert_eq!(node.part.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_node_that_is_dialled_from_the_internet_needs_no_observers() {
+        let mut node = TestBench::listening();
+        node.link(1, "198.51.100.1", Direction::Outbound);
+        node.link(2, "192.168.1.2", Direction::Inbound);
+        assert_eq!(node.out(), ["observe 1"]);
+        node.link(3, "203.0.113.3", Direction::Inbound);
+        assert_eq!(node.out(), ["stop 1"]);
+        assert!(node.part.seen().dialled);
+        node.unlink(3);
+        assert_eq!(node.out(), ["observe 1"]);
+    }
+
+    #[test]
+    fn what_two_groups_see_is_confirmed_and_comes_before_the_addresses_of_the_lan() {
+        let mut node = TestBench::listening();
+        node.link(1, "198.51.100.1", Direction::Outbound);
+        node.link(2, "203.0.113.2", Direction::Outbound);
+        node.see(1, Some("192.0.2.7:7000"));
+        assert_eq!(node.part.seen().confirmed, None);
+        let own = ["192.168.1.9:7117", "quic://192.168.1.9:7117"];
+        assert_eq!(node.candidates(&own), ["quic://192.0.2.7:7000", "quic://192.168.1.9:7117"]);
+        node.see(2, Some("192.0.2.7:7000"));
+        assert_eq!(node.part.seen().confirmed, Some("192.0.2.7:7000".parse().unwrap()));
+        // A router that gives each destination another port.
+        node.see(2, Some("192.0.2.7:7001"));
+        assert_eq!((node.part.seen().udp.len(), node.part.seen().confirmed), (2, None));
+        // What a node claims that was not asked has no effect.
+        node.see(9, Some("192.0.2.99:1"));
+        assert_eq!(node.part.seen().udp.len(), 2);
+        let many: Vec<String> = (0..20).map(|n| format!("192.168.1.{n}:7117")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(node.candidates(&many).len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_node_without_udp_has_no_candidates_and_asks_nobody() {
+        let mut node = TestBench::of(Reach::new(&Config::default()));
+        node.link(1, "198.51.100.1", Direction::Outbound);
+        assert!(node.out().is_empty() && node.candidates(&["192.168.1.9:7117"]).is_empty());
+    }
+}

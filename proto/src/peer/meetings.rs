@@ -1,0 +1,98 @@
+//! Meetings: two nodes dial each other at the same time over UDP, so that each opens its own router for the packets of
+//! the other (*hole punching*, RFC 5128, section 3.3).
+//!
+//! The asking node sends a query for a call-back, with its candidates in its signed record. The other node dials them
+//! at once, and answers with its own, which the asking node dials. Any node of the network passes query and answer on.
+//! If both dials succeed, the rule for simultaneous dials keeps one link.
+//!
+//! Answers are not signed. So a node on the way can name false candidates, and each meeting dials only a few, each with
+//! few packets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Machine, Purpose};
+use crate::address::{Address, Scheme};
+use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
+use crate::id::NodeId;
+use crate::overlay::reach::MAX_CANDIDATES;
+use crate::time::Instant;
+
+/// Maximum number of meetings under way. 16: each sends at most 24 packets, so all together send as much as one small
+/// download in a second.
+pub const MAX_MEETINGS: usize = 16;
+
+/// The token of a call-back that asks for a link only. Otherwise the called node would also open a stream.
+pub const LINK_ONLY: [u8; 16] = [0; 16];
+
+/// Time before a node without a link is asked for a meeting again, on behalf of messages to it.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Maximum number of nodes for which that time is remembered.
+const MAX_ASKED: usize = 256;
+
+/// The meetings that this node has asked for.
+#[derive(Debug, Default)]
+pub(super) struct Meetings {
+    /// The queries under way, each with the node that is to be met.
+    queries: BTreeMap<QueryId, NodeId>,
+    /// The nodes that were asked on behalf of messages, and when.
+    asked: BTreeMap<NodeId, Instant>,
+}
+
+impl Machine {
+    /// Notes a query of the shell, which may be one for a call-back.
+    pub(super) fn note_call_back(&mut self, query: QueryId, target: Option<NodeId>) {
+        self.meetings.queries.extend(target.map(|target| (query, target)));
+    }
+
+    /// Notes the end of a query.
+    pub(super) fn call_back_ended(&mut self, query: QueryId) {
+        self.meetings.queries.remove(&query);
+    }
+
+    /// Asks a node for a meeting, as messages wait for it and no dial may reach it.
+    pub(super) fn ask_for_meeting(&mut self, id: NodeId) {
+        let now = self.now.monotonic;
+        if self.manual || !self.overlay.accepts_udp() {
+            return;
+        }
+        self.meetings.asked.retain(|_, at| now.since(*at) < ASK_AGAIN);
+        if self.meetings.asked.len() >= MAX_ASKED || self.meetings.asked.contains_key(&id) {
+            return;
+        }
+        self.meetings.asked.insert(id, now);
+        let what = QueryKind::CallBack { target: id, token: LINK_ONLY, addresses: Vec::new() };
+        let query = self.overlay.ask(what, -1, false, None);
+        // Noted before the effects are carried out, because a query without links has ended already.
+        self.meetings.queries.insert(query, id);
+        self.carry_out_effects();
+    }
+
+    /// Dials the candidates of a node that is about to dial this one.
+    pub(super) fn call_back_answered(&mut self, answer: &QueryAnswer) {
+        let target = self.meetings.queries.get(&answer.id);
+        if target == Some(&answer.node) && answer.body == AnswerBody::Here {
+            self.meet(answer.node, &answer.addresses);
+        }
+    }
+
+    /// Dials the candidates among the addresses of a node, if there is no link with it.
+    pub(super) fn meet(&mut self, id: NodeId, addresses: &[Address]) {
+        let is_wanted = !self.manual && self.overlay.accepts_udp() && id != self.overlay.id();
+        if !is_wanted || self.links.connection(id).is_some() {
+            return;
+        }
+        if self.dials.meetings().count() >= MAX_MEETINGS
+            || self.dials.meetings().any(|other| other == id)
+        {
+            return;
+        }
+        let candidates = addresses.iter().filter(|address| address.scheme == Scheme::Quic);
+        let candidates = candidates.take(MAX_CANDIDATES).map(|at| at.clone().with_id(id));
+        let candidates: Vec<_> = candidates.collect();
+        if !candidates.is_empty() {
+            self.dial(None, candidates, Purpose::Meeting);
+        }
+    }
+}
