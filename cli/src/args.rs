@@ -318,6 +318,15 @@ pub(crate) struct ListenArgs {
     /// Use TCP only: no links over UDP (QUIC), and no hole punching to nodes behind routers
     #[arg(long)]
     pub(crate) no_udp: bool,
+
+    /// Neither relay connections between other nodes, nor use nodes that do
+    #[arg(long)]
+    pub(crate) no_relay: bool,
+
+    /// Maximum rate at which this node relays for others, in bytes a second; one connection gets a
+    /// quarter of it at most [default: 1MiB]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse, conflicts_with = "no_relay")]
+    pub(crate) relay_rate: Option<u64>,
 }
 
 impl ListenArgs {
@@ -327,6 +336,8 @@ impl ListenArgs {
         config.announce.clone_from(&self.announce);
         config.announce_only = self.announce_only;
         config.udp = !self.no_udp;
+        config.relay = !self.no_relay;
+        config.relay_rate = self.relay_rate.unwrap_or(config.relay_rate);
         config
     }
 }

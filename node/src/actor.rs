@@ -20,8 +20,7 @@ use peerkit_proto::overlay::Overlay;
 use peerkit_proto::overlay::admission::LinkMerits;
 use peerkit_proto::overlay::members::MembershipState;
 use peerkit_proto::peer::{
-    Command, ConnectionId, DialId, Greeted, Input, LinkTransport, Machine, OperationId, Payload,
-    Purpose,
+    Command, ConnectionId, DialId, Greeted, Input, Machine, OperationId, Payload, Purpose,
 };
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
@@ -143,9 +142,12 @@ impl Actor {
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.broadcasts));
         self.addresses_changed();
-        // A node whose links are made by hand neither asks nor answers for hole punching.
-        let accepts = self.inner.quic.is_listening() && !self.inner.profile.manual;
-        self.command(Command::AcceptsQuic(accepts));
+        // A node whose links are made by hand meets no node.
+        let meets = !self.inner.profile.manual;
+        self.command(Command::Meets {
+            over_udp: meets && self.inner.quic.is_listening(),
+            over_relays: meets && self.inner.config.relay,
+        });
         loop {
             tokio::select! {
                 // The stop and the timers come before the queues, so that no flood of orders or frames
@@ -283,10 +285,9 @@ impl Actor {
         let connection = conn.connection;
         let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
         let membership = conn.membership.clone();
-        let (is_quic, accepts_quic) = (conn.quic.is_some(), conn.accepts_quic);
+        let transport = conn.transport;
         self.admitting.insert(connection, (conn, reply));
         let merits = self.merits();
-        let transport = LinkTransport { is_quic, accepts_quic };
         let greeted =
             Greeted { connection, dial, peer, candidate, unix, merits, membership, transport };
         self.input(Input::Greeted(greeted));

@@ -42,6 +42,7 @@ use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
 use crate::profile::Profile;
 use crate::quic::QuicEndpoints;
 use crate::rate::Rates;
+use crate::relay::{self, Circuits};
 use crate::served::Served;
 use crate::shares::Shares;
 use crate::store::{Store, StoreError, StoredBroadcasts};
@@ -359,6 +360,7 @@ impl Builder {
             meter: Meter::default(),
             tallies: Tallies::default(),
             rates: Rates::new(&config),
+            circuits: Circuits::new(config.relay_rate),
             membership: Membership::new(membership.as_ref()),
             dispatch,
             handler: HandlerState::default(),
@@ -385,6 +387,7 @@ impl Builder {
         if inner.quic.is_listening() {
             inner.served.streams.insert(OBSERVE_PROTOCOL, observe::serve());
         }
+        relay::start(&inner);
         for listener in listeners {
             inner.tasks.spawn(listen::accept(inner.clone(), listener));
         }

@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Context, Poll};
 
+use peerkit_proto::address::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::quic::{QuicConnection, QuicStream};
+use crate::stream::Stream;
 use crate::tls::{ExpectedBytes, Session, TlsChannel};
 
 /// A secured connection between two nodes.
@@ -19,6 +21,8 @@ pub(crate) enum Channel {
     Tcp(TlsChannel),
     /// One stream of a QUIC connection.
     Quic(QuicStream),
+    /// TLS between the two nodes, over a stream of each with a third one.
+    Relayed(Box<TlsChannel<Stream>>),
 }
 
 impl Channel {
@@ -27,6 +31,7 @@ impl Channel {
         match self {
             Self::Tcp(channel) => channel.session(),
             Self::Quic(stream) => stream.session(),
+            Self::Relayed(channel) => channel.session(),
         }
     }
 
@@ -35,15 +40,24 @@ impl Channel {
     pub(crate) fn expect_bulk(&mut self) -> ExpectedBytes {
         match self {
             Self::Tcp(channel) => channel.expect_bulk(),
-            Self::Quic(_) => ExpectedBytes::default(),
+            Self::Quic(_) | Self::Relayed(_) => ExpectedBytes::default(),
         }
     }
 
     /// Returns the QUIC connection that this channel belongs to, on which further streams can be opened.
     pub(crate) fn quic_connection(&self) -> Option<Weak<QuicConnection>> {
         match self {
-            Self::Tcp(_) => None,
             Self::Quic(stream) => Some(stream.connection()),
+            Self::Tcp(_) | Self::Relayed(_) => None,
+        }
+    }
+
+    /// Returns the transport.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Tcp(_) => Scheme::Tcp,
+            Self::Quic(_) => Scheme::Quic,
+            Self::Relayed(_) => Scheme::Relay,
         }
     }
 }
@@ -57,6 +71,7 @@ impl AsyncRead for Channel {
         match &mut *self {
             Self::Tcp(channel) => Pin::new(channel).poll_read(cx, out),
             Self::Quic(stream) => Pin::new(stream).poll_read(cx, out),
+            Self::Relayed(channel) => Pin::new(channel).poll_read(cx, out),
         }
     }
 }
@@ -70,6 +85,7 @@ impl AsyncWrite for Channel {
         match &mut *self {
             Self::Tcp(channel) => Pin::new(channel).poll_write(cx, bytes),
             Self::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Relayed(channel) => Pin::new(channel).poll_write(cx, bytes),
         }
     }
 
@@ -81,6 +97,7 @@ impl AsyncWrite for Channel {
         match &mut *self {
             Self::Tcp(channel) => Pin::new(channel).poll_write_vectored(cx, slices),
             Self::Quic(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Relayed(channel) => Pin::new(channel).poll_write_vectored(cx, slices),
         }
     }
 
@@ -88,6 +105,7 @@ impl AsyncWrite for Channel {
         match self {
             Self::Tcp(channel) => channel.is_write_vectored(),
             Self::Quic(stream) => stream.is_write_vectored(),
+            Self::Relayed(channel) => channel.is_write_vectored(),
         }
     }
 
@@ -95,6 +113,7 @@ impl AsyncWrite for Channel {
         match &mut *self {
             Self::Tcp(channel) => Pin::new(channel).poll_flush(cx),
             Self::Quic(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Relayed(channel) => Pin::new(channel).poll_flush(cx),
         }
     }
 
@@ -102,6 +121,7 @@ impl AsyncWrite for Channel {
         match &mut *self {
             Self::Tcp(channel) => Pin::new(channel).poll_shutdown(cx),
             Self::Quic(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Relayed(channel) => Pin::new(channel).poll_shutdown(cx),
         }
     }
 }

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
-use peerkit_proto::address::Address;
+use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
-use peerkit_proto::hello::{FEATURE_UDP, Hello};
+use peerkit_proto::hello::{FEATURE_RELAY, FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::invitation::MembershipProof;
 use peerkit_proto::message::{Compressions, Message, PackedMessage};
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::peer::{ConnectionId, congestion};
+use peerkit_proto::peer::{ConnectionId, LinkTransport, congestion};
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Agreement;
 use tokio::sync::{Notify, oneshot};
@@ -45,8 +45,8 @@ pub(crate) struct Conn {
     pub(crate) dialable: Option<Address>,
     /// The QUIC connection that the link is a stream of. Further streams can be opened on it.
     pub(crate) quic: Option<Weak<QuicConnection>>,
-    /// The peer accepts QUIC at the ports at which it listens.
-    pub(crate) accepts_quic: bool,
+    /// The transport, and what the peer announces about others.
+    pub(crate) transport: LinkTransport,
     /// The network's owner, according to the peer.
     pub(crate) owner: Option<NodeId>,
     /// The peer's clock at its Hello, in milliseconds since 1970.
@@ -94,6 +94,7 @@ pub(crate) struct GreetedConnection {
     pub(crate) remote: SocketAddr,
     /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
+    pub(crate) scheme: Scheme,
     /// The QUIC connection that it is a stream of.
     pub(crate) quic: Option<Weak<QuicConnection>>,
     /// The connection was made to send a message, ping or request.
@@ -102,16 +103,30 @@ pub(crate) struct GreetedConnection {
 
 impl Conn {
     pub(crate) fn new(inner: &Inner, greeted: GreetedConnection) -> Self {
-        let GreetedConnection { id, hello, agreed, direction, remote, dialable, quic, on_demand } =
-            greeted;
-        let shown = dialable.clone().unwrap_or_else(|| Address::from_socket(remote));
+        let GreetedConnection {
+            id,
+            hello,
+            agreed,
+            direction,
+            remote,
+            dialable,
+            scheme,
+            quic,
+            on_demand,
+        } = greeted;
+        let seen = || Address::from_socket(remote).with_scheme(scheme);
+        let shown = dialable.clone().unwrap_or_else(seen);
         Self {
             connection: inner.links.next_connection(),
             peer: Peer::new(id, hello.name, shown, direction),
             candidate: Candidate { id, direction, incarnation: hello.incarnation, ip: remote.ip() },
             dialable,
             quic,
-            accepts_quic: hello.features & FEATURE_UDP != 0,
+            transport: LinkTransport {
+                scheme,
+                accepts_quic: hello.features & FEATURE_UDP != 0,
+                relays: hello.features & FEATURE_RELAY != 0,
+            },
             owner: hello.owner,
             time: hello.time,
             membership: hello.membership,

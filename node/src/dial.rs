@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::event::{Direction, Event, Peer, Reason};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::hello::{FEATURE_UDP, Hello};
+use peerkit_proto::hello::{FEATURE_RELAY, FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::node_record::MAX_RECORD_ADDRESSES;
@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
 use crate::quic::Connected;
+use crate::relay;
 use crate::tls::{self, Session, WrongNode};
 
 mod foreign;
@@ -42,6 +43,9 @@ pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 /// Time for which two nodes dial each other to punch a hole. 4 s: DCUtR succeeds at its first attempt in 97.6 % of all
 /// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets three packets.
 const MEETING_TIME: Duration = Duration::from_secs(4);
+
+/// Time after which relays are tried too. 2 s: a hole that can be punched mostly is after two round trips.
+const RELAY_AFTER: Duration = Duration::from_secs(2);
 
 /// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
 /// and a name that resolves to thousands must not make this node dial them all.
@@ -80,6 +84,7 @@ async fn connect_uncounted(
     address.id.map(NodeId::checked).transpose()?;
     let dialled = match address.scheme {
         Scheme::Quic => dial_quic(inner, address, purpose, origin).await,
+        Scheme::Relay => Box::pin(relay::dial(inner, address, purpose, origin)).await,
         _ => dial_tcp(inner, address, purpose, origin).await,
     };
     let (secured, permit) = dialled?;
@@ -187,20 +192,58 @@ async fn connect_first(
     };
     let ways = addresses.iter().cloned();
     if purpose == Purpose::Meeting {
-        // The other node dials at this moment too, so no candidate waits for another.
-        let connected = any_success(ways, MAX_DIALLED, attempt);
-        let Ok(connected) = tokio::time::timeout(MEETING_TIME, connected).await else {
-            let why = format!("no hole was punched within {} s", MEETING_TIME.as_secs());
-            let address = addresses.first().cloned().ok_or(Error::NoAddress)?;
-            return Err(Error::Connect { address, error: timed_out(why) });
-        };
-        return connected.map_err(combined_error);
+        return meet(ways.collect(), attempt).await.map_err(combined_error);
     }
     if let [address] = addresses {
         // The usual case, which needs no task of its own.
         return attempt(address.clone()).await;
     }
     first_success(ways, MAX_DIALLED, attempt).await.map_err(combined_error)
+}
+
+/// Meets a node at the first of its addresses that connects. The candidates for hole punching are dialled at the same
+/// moment. The relays follow once all have failed, or after [`RELAY_AFTER`].
+async fn meet<T, F>(
+    addresses: Vec<Address>,
+    attempt: impl Fn(Address) -> F,
+) -> Result<T, Vec<Error>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    let (relays, candidates): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.scheme == Scheme::Relay);
+    let punching = async {
+        let Some(first) = candidates.first().cloned() else { return Err(Vec::new()) };
+        // The other node dials at this moment too, so no candidate waits for another.
+        let connected = any_success(candidates, MAX_DIALLED, &attempt);
+        tokio::time::timeout(MEETING_TIME, connected).await.unwrap_or_else(|_| {
+            let why = format!("no hole was punched within {} s", MEETING_TIME.as_secs());
+            Err(vec![Error::Connect { address: first, error: timed_out(why) }])
+        })
+    };
+    let mut punching = std::pin::pin!(punching);
+    let relaying = first_success(relays, MAX_DIALLED, &attempt);
+    let failed_first = match tokio::time::timeout(RELAY_AFTER, &mut punching).await {
+        Ok(Ok(connected)) => return Ok(connected),
+        Ok(Err(failed)) => Some(failed),
+        Err(_) => None,
+    };
+    let mut relaying = std::pin::pin!(relaying);
+    let (first, second) = match failed_first {
+        Some(failed) => (failed, relaying.await),
+        None => tokio::select! {
+            relayed = &mut relaying => match relayed {
+                Err(failed) => (failed, punching.await),
+                connected => (Vec::new(), connected),
+            },
+            punched = &mut punching => match punched {
+                Err(failed) => (failed, relaying.await),
+                connected => (Vec::new(), connected),
+            },
+        },
+    };
+    second.map_err(|failed| first.into_iter().chain(failed).collect())
 }
 
 /// Returns one error for the failures of several addresses. A single failure is returned as it is.
@@ -313,6 +356,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
                 direction: Direction::Outbound,
                 remote,
                 dialable: Some(address.clone().without_id()),
+                scheme: channel.scheme(),
                 quic: channel.quic_connection(),
                 on_demand: matches!(dialling.purpose, Purpose::Message | Purpose::Meeting),
             };
@@ -494,7 +538,8 @@ impl Inner {
     /// Returns the optional features that this node announces in Hello.
     fn features(&self) -> u64 {
         let udp = if self.quic.is_listening() { FEATURE_UDP } else { 0 };
-        self.config.compressions.to_features() | udp
+        let relay = if relay::serves(self) { FEATURE_RELAY } else { 0 };
+        self.config.compressions.to_features() | udp | relay
     }
 
     /// Returns the permission to dial a socket address of `address`.

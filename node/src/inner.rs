@@ -25,6 +25,7 @@ use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
 use crate::quic::QuicEndpoints;
 use crate::rate::Rates;
+use crate::relay::Circuits;
 use crate::served::Served;
 use crate::store::{Store, StoredBroadcasts};
 use crate::stream::Streams;
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     /// The counters of links, failed handshakes and drops.
     pub(crate) tallies: Tallies,
     pub(crate) rates: Rates,
+    /// The connections between other nodes that this one relays.
+    pub(crate) circuits: Circuits,
     pub(crate) membership: Membership,
 
     // The application.

@@ -83,6 +83,7 @@ mod probe;
 mod profile;
 mod quic;
 mod rate;
+mod relay;
 mod request;
 mod served;
 mod shares;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerkit_proto::address::Address;
+use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::event::{Direction, Reason};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
@@ -21,6 +21,7 @@ use crate::dial::{self, MadeLink};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::quic::{Connected, MAX_UNPROVEN, QuicStream};
+use crate::stream::Stream;
 use crate::tls::{self, ChannelPurpose};
 
 mod pending;
@@ -301,11 +302,25 @@ pub(crate) async fn accept_quic(inner: Arc<Inner>, endpoint: quinn::Endpoint) {
     }
 }
 
+/// Accepts a connection that a relay has brought.
+pub(crate) fn accept_relayed(
+    inner: &Arc<Inner>,
+    stream: Stream,
+    relay: SocketAddr,
+    local: SocketAddr,
+) {
+    let slot = inner.handshakes.add(relay.ip());
+    let inbound = Inbound::Relayed(Box::new(stream), local);
+    conn::start(inner, handle_inbound(inner.clone(), inbound, relay, slot));
+}
+
 /// A connection that was accepted, before its handshake.
 enum Inbound {
     Tcp(TcpStream),
     /// The endpoint, and the connection.
     Quic(quinn::Endpoint, Box<quinn::Incoming>),
+    /// A stream with a relay, at the other end of which is the dialler, and the local address.
+    Relayed(Box<Stream>, SocketAddr),
 }
 
 /// Handles one inbound connection. Returns the link if the connection becomes one. If it is a stream, runs
@@ -438,6 +453,10 @@ async fn secure(inner: &Arc<Inner>, inbound: Inbound) -> io::Result<(Channel, So
             inner.serve_quic_streams(&stream);
             Ok((Channel::Quic(stream), local))
         }
+        Inbound::Relayed(stream, local) => {
+            let channel = inner.tls.accept(*stream).await?;
+            Ok((Channel::Relayed(Box::new(channel)), local))
+        }
     }
 }
 
@@ -468,10 +487,16 @@ async fn admit(
     let greeted = GreetedConnection {
         id: channel.session().id,
         agreed: link.agreed(),
-        dialable: hello.dial_address(remote),
+        dialable: match channel.scheme() {
+            Scheme::Tcp => hello.dial_address(remote),
+            Scheme::Quic => Some(Address::from_socket(remote).with_scheme(Scheme::Quic)),
+            // The relay may have no link with the dialler, so it can't be asked for it.
+            _ => None,
+        },
         hello,
         direction: Direction::Inbound,
         remote,
+        scheme: channel.scheme(),
         quic: channel.quic_connection(),
         on_demand: false,
     };

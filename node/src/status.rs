@@ -39,6 +39,8 @@ pub struct Status {
     /// UDP addresses at which peers see this node, which may be those of a router.
     #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub seen_at: Vec<SocketAddr>,
+    /// Number of connections between other nodes that this one relays.
+    pub relayed: usize,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
     /// Number of links that other nodes have dialled.
@@ -144,6 +146,7 @@ impl Inner {
             reachability: reach.reachability,
             why: reach.why,
             seen_at: reach.seen.udp,
+            relayed: self.circuits.count(),
             uptime_ms: self.clock.micros() / 1000,
             inbound: count(Direction::Inbound),
             outbound: count(Direction::Outbound),

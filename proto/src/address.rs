@@ -47,10 +47,13 @@ pub enum Scheme {
     Tcp,
     /// QUIC over UDP, both sides authenticated.
     Quic,
+    /// TLS 1.3 through a third node, which listens at the address over TCP and copies the bytes. The identity is that
+    /// of the node at the other end.
+    Relay,
 }
 
 impl Scheme {
-    const ALL: [Self; 2] = [Self::Tcp, Self::Quic];
+    const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::Relay];
 
     /// Returns the text before `://`.
     #[must_use]
@@ -58,6 +61,7 @@ impl Scheme {
         match self {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
+            Self::Relay => "relay",
         }
     }
 }
@@ -117,7 +121,7 @@ pub enum ParseAddressError {
     TooLong,
     /// The scheme is unknown to this build.
     #[error(
-        "`{0}://` is not a transport that peerkit knows: leave it out, or write tcp:// or quic://"
+        "`{0}://` is not a transport that peerkit knows: leave it out, or write tcp://, quic:// or relay://"
     )]
     Scheme(String),
     /// The text before the `@` is not an identity.

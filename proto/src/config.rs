@@ -38,6 +38,12 @@ pub struct Config {
     /// Whether the node also uses UDP: QUIC, and hole punching. True: without it, nodes behind NATs reach each other
     /// only through others.
     pub udp: bool,
+    /// Whether the node relays connections between other members of its network, and uses such relays itself. True:
+    /// between one and three of ten pairs of homes reach each other in no other way.
+    pub relay: bool,
+    /// Maximum number of bytes a second that the node relays, for all connections together; 0 is no limit. 1 MiB: a
+    /// tenth of a common line. One connection gets a quarter of it at most.
+    pub relay_rate: u64,
     /// Maximum number of inbound handshakes on which TLS is not finished. One more drops the oldest
     /// of the address group with most. As many may have finished TLS and wait for the dialler's
     /// Hello. 64: as in croc's relay.
@@ -246,6 +252,8 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             udp: true,
+            relay: true,
+            relay_rate: 1 << 20,
             max_pending: 64,
             max_pending_per_ip: 4,
             max_inbound: 128,

@@ -27,6 +27,9 @@ pub const ALPN_QUIC_STREAM: &[u8] = b"peerkit-quic-stream/1";
 /// TCP port that it announces.
 pub const FEATURE_UDP: u64 = 1 << 6;
 
+/// The bit of Hello's features that says that the sender relays connections between other nodes.
+pub const FEATURE_RELAY: u64 = 1 << 7;
+
 /// The label for the exporter of a TLS session (RFC 8446, section 7.5). The exported bytes bind a
 /// proof to the session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
@@ -73,7 +76,7 @@ pub struct Hello {
     /// restarted.
     pub incarnation: u64,
     /// The optional features of the sender, one bit each: the [compressions](crate::message::Compressions) that
-    /// it accepts, and [`FEATURE_UDP`]. Unknown bits are ignored.
+    /// it accepts, [`FEATURE_UDP`] and [`FEATURE_RELAY`]. Unknown bits are ignored.
     pub features: u64,
     /// The addresses at which the sender listens, as far as it knows, best first.
     pub addresses: Vec<Address>,

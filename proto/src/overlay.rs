@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::address::Address;
+use crate::address::{Address, Scheme};
 use crate::config::Config;
 use crate::event::{Direction, LinkEnd, NodeInfo, Peer, Reason};
 use crate::frame::Frame;
@@ -212,9 +212,14 @@ impl Overlay {
         self.parts.reach.status()
     }
 
-    /// Returns whether this node accepts QUIC.
-    pub(crate) fn accepts_udp(&self) -> bool {
-        self.parts.reach.is_listening()
+    /// Returns whether an address is one by which this node meets nodes that it can't dial.
+    pub(crate) fn is_meeting_address(&self, address: &Address) -> bool {
+        self.parts.reach.uses(address.scheme)
+    }
+
+    /// Returns whether this node meets nodes that it can't dial.
+    pub(crate) fn meets(&self) -> bool {
+        self.parts.reach.uses(Scheme::Quic) || self.parts.reach.uses(Scheme::Relay)
     }
 
     /// Notes at which UDP address an observer sees this node.
@@ -489,8 +494,8 @@ impl Overlay {
                 self.with_parts(|parts, cx| parts.membership.set_addresses(cx, &addresses));
                 self.description.addresses = addresses;
             }
-            Command::AcceptsQuic(accepts) => {
-                self.with_parts(|parts, cx| parts.reach.set_listening(cx, accepts));
+            Command::Meets { over_udp, over_relays } => {
+                self.with_parts(|parts, cx| parts.reach.set_means(cx, over_udp, over_relays));
             }
             Command::KeepAway(nodes) => {
                 let now = self.now.monotonic;

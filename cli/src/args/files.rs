@@ -102,11 +102,14 @@ impl ShareArgs {
     /// Returns whether `share` needs a node of its own. Without such arguments, the running node shares the
     /// paths, if there is one.
     pub(crate) fn needs_own_node(&self) -> bool {
-        let ListenArgs { listen, announce, announce_only, no_udp } = &self.listening;
+        let ListenArgs { listen, announce, announce_only, no_udp, no_relay, relay_rate } =
+            &self.listening;
         !listen.is_empty()
             || !announce.is_empty()
             || *announce_only
             || *no_udp
+            || *no_relay
+            || relay_rate.is_some()
             || self.name.is_some()
             || self.up.is_some()
             || self.repair

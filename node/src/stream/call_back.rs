@@ -6,6 +6,7 @@
 //! connection is for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::frame::Frame;
@@ -16,17 +17,19 @@ use tokio::sync::oneshot;
 
 use crate::channel::Channel;
 use crate::conn::Conn;
-use crate::dial::first_success;
+use crate::dial::{DialOrigin, Secured, first_success};
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::RunningQuery;
-use crate::quic::QuicStream;
 use crate::stream::{AwaitedStream, Stream, Streams};
 
 /// Maximum number of addresses that are dialled for one call-back. 4: fewer than for a stream that this node
 /// opens. Any node of the network can ask for a call-back, so strangers choose the addresses that this node
 /// dials.
 const MAX_CALL_BACK_ADDRESSES: usize = 4;
+
+/// Time before a connection beside a new link is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Inner {
     /// Asks `peer` to open a connection to this node, over the link or through the network. If there is no link, the
@@ -68,24 +71,34 @@ impl Inner {
                     timeout.as_secs_f32()
                 )),
             },
-            stream = self.stream_of_new_link(peer) => Ok(Channel::Quic(stream)),
+            channel = self.channel_beside_new_link(peer, token) => Ok(channel),
             () = refusal(query, peer) => {
                 Err("it could not be asked through the network to connect to this node".into())
             }
         }
     }
 
-    /// Waits until there is a link with `peer` over QUIC, and opens a stream on it.
-    async fn stream_of_new_link(&self, peer: NodeId) -> QuicStream {
+    /// Waits until there is a link with `peer` over QUIC or a relay, and connects in the same way. If the relay can be
+    /// used from the other end only, asks the peer for the call-back with `token` over the link, and never returns.
+    async fn channel_beside_new_link(self: &Arc<Self>, peer: NodeId, token: [u8; 16]) -> Channel {
         loop {
-            let is_with_peer = |conn: &Arc<Conn>| conn.peer.id() == peer && conn.quic.is_some();
-            self.links.wait_until(|links| links.iter().any(is_with_peer)).await;
-            let conn = self.links.get(peer).ok();
-            if let Some(stream) = self.open_quic_stream(conn.as_deref()).await {
-                return stream;
+            let is_new =
+                |conn: &Arc<Conn>| conn.peer.id() == peer && conn.transport.scheme != Scheme::Tcp;
+            self.links.wait_until(|links| links.iter().any(is_new)).await;
+            let Ok(conn) = self.links.get(peer) else { continue };
+            if let Some(stream) = self.open_quic_stream(Some(&conn)).await {
+                return Channel::Quic(stream);
             }
-            // The link has ended, and its end is about to be noted.
-            tokio::task::yield_now().await;
+            let Some(address) = conn.dialable.clone() else {
+                conn.send_control(&Frame::CallBack { token });
+                return std::future::pending().await;
+            };
+            let dialled = self.dial_stream(peer, &[address], DialOrigin::Answer).await;
+            if let Ok(Secured { channel, .. }) = dialled {
+                return channel;
+            }
+            // The link has ended, and its end is about to be noted, or the relay has no room.
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 
@@ -103,7 +116,7 @@ impl Inner {
         mut addresses: Vec<Address>,
         token: [u8; 16],
     ) -> bool {
-        addresses.retain(|address| address.scheme == Scheme::Tcp);
+        addresses.retain(|address| address.scheme != Scheme::Quic);
         if token == LINK_ONLY || addresses.is_empty() {
             return true;
         }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Reason;
@@ -38,6 +39,10 @@ mod status {
     /// The opening node is not a member. The number of the error is added.
     pub(super) const NOT_A_MEMBER: u8 = 32;
 }
+
+/// Time after which a node is asked for a call-back although it is still being dialled. 500 ms: the handshakes of a dial
+/// take two round trips, and most are shorter than 250 ms.
+const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The reason why this node opens no stream to a node.
 const BANNED_HERE: &str = "it is banned here";
@@ -137,13 +142,39 @@ impl Inner {
         }
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
-        let mut failures = match self.dial_stream(peer, &addresses, DialOrigin::Answer).await {
-            Ok(Secured { channel, .. }) => {
-                return self.open_on(channel, protocol, None).await;
+        let dialling = self.dial_stream(peer, &addresses, DialOrigin::Answer);
+        let mut dialling = std::pin::pin!(dialling);
+        let mut failures = Vec::new();
+        let called = match tokio::time::timeout(DIAL_PATIENCE, &mut dialling).await {
+            Ok(Ok(Secured { channel, .. })) => return self.open_on(channel, protocol, None).await,
+            Ok(Err(failed)) => {
+                failures = failed;
+                self.call_back(peer, conn).await
             }
-            Err(failures) => failures,
+            // The dials go on beside the call-back: a packet to an address behind a NAT may get no answer.
+            Err(_) => {
+                let mut calling = std::pin::pin!(self.call_back(peer, conn));
+                tokio::select! {
+                    called = &mut calling => match called {
+                        Ok(channel) => Ok(channel),
+                        Err(why) => match dialling.await {
+                            Ok(Secured { channel, .. }) => Ok(channel),
+                            Err(failed) => {
+                                failures = failed;
+                                Err(why)
+                            }
+                        },
+                    },
+                    dialled = &mut dialling => match dialled {
+                        Ok(Secured { channel, .. }) => Ok(channel),
+                        Err(failed) => {
+                            failures = failed;
+                            calling.await
+                        }
+                    },
+                }
+            }
         };
-        let called = self.call_back(peer, conn).await;
         match called {
             Ok(channel) => self.open_on(channel, protocol, None).await,
             Err(why) => {
@@ -223,7 +254,7 @@ impl Inner {
     ///
     /// # Errors
     /// The failure of each address. The texts do not name the peer, because the error around them does.
-    async fn dial_stream(
+    pub(super) async fn dial_stream(
         self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
@@ -248,7 +279,7 @@ impl Inner {
     }
 
     /// Sends the protocol or the token on a secured connection, and waits for the answer.
-    async fn open_on(
+    pub(crate) async fn open_on(
         &self,
         mut channel: Channel,
         protocol: &str,

@@ -27,7 +27,7 @@ pub(crate) struct TlsChannel<T: Transport = TcpStream> {
 
 /// Stands for the number of bytes that the peer will send without another request. It stores nothing, because
 /// tokio-rustls could not use the number.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ExpectedBytes;
 
 impl ExpectedBytes {

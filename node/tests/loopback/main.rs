@@ -24,6 +24,7 @@ mod owner;
 mod proxy;
 mod queries;
 mod quic;
+mod reach;
 mod requests;
 mod resumed;
 mod shares;

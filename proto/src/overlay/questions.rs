@@ -65,7 +65,8 @@ impl Overlay {
         let mut answers = self.description.answer(query, files);
         if calls_back {
             let mut here = self.description.answer(query, [AnswerBody::Here]);
-            let candidates = self.parts.reach.candidates(&self.description.addresses);
+            let mut candidates = self.parts.reach.candidates(&self.description.addresses);
+            candidates.extend(self.parts.reach.relay_addresses());
             for answer in &mut here {
                 // The asking node dials the candidates. The addresses are for its user.
                 answer.addresses.splice(0..0, candidates.iter().cloned());

@@ -32,18 +32,26 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// one, and those of a computer in several networks.
 pub(crate) const MAX_CANDIDATES: usize = 8;
 
+/// Maximum number of relays that a node names. 3: one may have no room, and one may have stopped.
+pub(crate) const MAX_RELAYS: usize = 3;
+
 /// What a node knows of its own UDP addresses.
 #[derive(Debug)]
 pub(super) struct Reach {
     groups: AddressGroups,
     /// This node listens on UDP.
     is_listening: bool,
+    /// This node uses relays.
+    uses_relays: bool,
     /// The peers that can be observers.
     peers: BTreeMap<NodeId, UdpPeer>,
     /// The peers that have dialled this node from the internet, over TCP.
     dialled_by: BTreeSet<NodeId>,
-    /// The peers with links over QUIC.
+    /// The peers with links over QUIC, and those with relayed links.
     over_quic: BTreeSet<NodeId>,
+    over_relays: BTreeSet<NodeId>,
+    /// The peers that this node has dialled and that relay connections, with their addresses.
+    relays: BTreeMap<NodeId, Address>,
 }
 
 /// A peer that can be an observer.
@@ -122,21 +130,33 @@ impl Reach {
         Self {
             groups: config.address_groups(),
             is_listening: false,
+            uses_relays: false,
             peers: BTreeMap::new(),
             dialled_by: BTreeSet::new(),
             over_quic: BTreeSet::new(),
+            over_relays: BTreeSet::new(),
+            relays: BTreeMap::new(),
         }
     }
 
-    /// Sets whether this node listens on UDP.
-    pub(super) fn set_listening(&mut self, cx: &mut OverlayContext<'_>, is_listening: bool) {
-        self.is_listening = is_listening;
+    /// Sets whether this node listens on UDP, and whether it uses relays.
+    pub(super) fn set_means(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        is_listening: bool,
+        uses_relays: bool,
+    ) {
+        (self.is_listening, self.uses_relays) = (is_listening, uses_relays);
         self.choose(cx);
     }
 
-    /// Returns whether other nodes can punch a hole to this one.
-    pub(super) fn is_listening(&self) -> bool {
-        self.is_listening
+    /// Returns whether this node meets nodes that it can't dial over this transport.
+    pub(super) fn uses(&self, scheme: Scheme) -> bool {
+        match scheme {
+            Scheme::Quic => self.is_listening,
+            Scheme::Relay => self.uses_relays,
+            Scheme::Tcp => false,
+        }
     }
 
     pub(super) fn link_up(
@@ -146,11 +166,22 @@ impl Reach {
         ip: IpAddr,
         transport: LinkTransport,
     ) {
-        if transport.is_quic {
-            self.over_quic.insert(peer.id());
+        match transport.scheme {
+            Scheme::Tcp => {}
+            Scheme::Quic => {
+                self.over_quic.insert(peer.id());
+                return;
+            }
+            Scheme::Relay => {
+                self.over_relays.insert(peer.id());
+                return;
+            }
+        }
+        if transport.relays && peer.direction() == Direction::Outbound {
+            self.relays.insert(peer.id(), peer.address().clone());
         }
         // In a private network, a peer sees this node's own address, or that of another router.
-        if transport.is_quic || !self.is_public(ip) {
+        if !self.is_public(ip) {
             return;
         }
         if peer.direction() == Direction::Inbound {
@@ -165,6 +196,8 @@ impl Reach {
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.dialled_by.remove(&id);
         self.over_quic.remove(&id);
+        self.over_relays.remove(&id);
+        self.relays.remove(&id);
         if let Some(peer) = self.peers.remove(&id)
             && peer.is_observer()
         {
@@ -218,6 +251,15 @@ impl Reach {
         candidates
     }
 
+    /// Returns the addresses of this node at its relays.
+    pub(super) fn relay_addresses(&self) -> Vec<Address> {
+        if !self.uses_relays {
+            return Vec::new();
+        }
+        let relays = self.relays.values().take(MAX_RELAYS).cloned();
+        relays.map(|at| at.without_id().with_scheme(Scheme::Relay)).collect()
+    }
+
     /// Returns the addresses at which other nodes see this node.
     pub(super) fn seen(&self) -> SeenAddresses {
         let mut seen = SeenAddresses { dialled: !self.dialled_by.is_empty(), ..Default::default() };
@@ -241,6 +283,9 @@ impl Reach {
             }
             _ if !self.over_quic.is_empty() => {
                 (Reachability::Punched, "it has a link over UDP".to_owned())
+            }
+            _ if !self.over_relays.is_empty() => {
+                (Reachability::Relayed, "it has a link that another node relays".to_owned())
             }
             _ if !self.is_listening => {
                 (Reachability::Unknown, "no node on the internet has dialled it".to_owned())
@@ -332,14 +377,14 @@ mod tests {
     impl TestBench<Reach> {
         fn listening() -> Self {
             let mut bench = Self::of(Reach::new(&Config::default()));
-            bench.act(|reach, cx| reach.set_listening(cx, true));
+            bench.act(|reach, cx| reach.set_means(cx, true, true));
             bench
         }
 
         fn link(&mut self, n: u8, ip: &str, direction: Direction) {
             let address = format!("{ip}:7117").parse().unwrap();
             let peer = Peer::new(id(n), String::new(), address, direction);
-            let transport = LinkTransport { is_quic: false, accepts_quic: true };
+            let transport = LinkTransport { scheme: Scheme::Tcp, accepts_quic: true, relays: true };
             self.act(|reach, cx| reach.link_up(cx, &peer, ip.parse().unwrap(), transport));
         }
 

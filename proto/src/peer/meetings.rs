@@ -5,6 +5,9 @@
 //! at once, and answers with its own, which the asking node dials. Any node of the network passes query and answer on.
 //! If both dials succeed, the rule for simultaneous dials keeps one link.
 //!
+//! Where no hole can be punched, the asking node connects through a *relay*: a node that the other one has dialled, and
+//! that copies the bytes of a TLS connection between the two.
+//!
 //! Answers are not signed. So a node on the way can name false candidates, and each meeting dials only a few, each with
 //! few packets.
 
@@ -15,7 +18,7 @@ use super::{Machine, Purpose};
 use crate::address::{Address, Scheme};
 use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
-use crate::overlay::reach::MAX_CANDIDATES;
+use crate::overlay::reach::{MAX_CANDIDATES, MAX_RELAYS};
 use crate::time::Instant;
 
 /// Maximum number of meetings under way. 16: each sends at most 24 packets, so all together send as much as one small
@@ -54,7 +57,7 @@ impl Machine {
     /// Asks a node for a meeting, as messages wait for it and no dial may reach it.
     pub(super) fn ask_for_meeting(&mut self, id: NodeId) {
         let now = self.now.monotonic;
-        if self.manual || !self.overlay.accepts_udp() {
+        if self.manual || !self.overlay.meets() {
             return;
         }
         self.meetings.asked.retain(|_, at| now.since(*at) < ASK_AGAIN);
@@ -77,10 +80,9 @@ impl Machine {
         }
     }
 
-    /// Dials the candidates among the addresses of a node, if there is no link with it.
+    /// Dials the candidates among the addresses of a node, and those of its relays, if there is no link with it.
     pub(super) fn meet(&mut self, id: NodeId, addresses: &[Address]) {
-        let is_wanted = !self.manual && self.overlay.accepts_udp() && id != self.overlay.id();
-        if !is_wanted || self.links.connection(id).is_some() {
+        if self.manual || id == self.overlay.id() || self.links.connection(id).is_some() {
             return;
         }
         if self.dials.meetings().count() >= MAX_MEETINGS
@@ -88,11 +90,13 @@ impl Machine {
         {
             return;
         }
-        let candidates = addresses.iter().filter(|address| address.scheme == Scheme::Quic);
-        let candidates = candidates.take(MAX_CANDIDATES).map(|at| at.clone().with_id(id));
-        let candidates: Vec<_> = candidates.collect();
-        if !candidates.is_empty() {
-            self.dial(None, candidates, Purpose::Meeting);
+        let usable = || addresses.iter().filter(|address| self.overlay.is_meeting_address(address));
+        let of = |scheme| usable().filter(move |address| address.scheme == scheme);
+        let candidates = of(Scheme::Quic).take(MAX_CANDIDATES);
+        let all = candidates.chain(of(Scheme::Relay).take(MAX_RELAYS));
+        let all: Vec<_> = all.map(|address| address.clone().with_id(id)).collect();
+        if !all.is_empty() {
+            self.dial(None, all, Purpose::Meeting);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::address::Address;
+use crate::address::{Address, Scheme};
 use crate::event::{Event, LinkEnd, Peer, Reason};
 use crate::files::SharedFile;
 use crate::frame::broadcast::Batch;
@@ -222,8 +222,13 @@ pub enum Command {
     Unban(NodeId),
     /// Sets this node's addresses, best first.
     Addresses(Vec<Address>),
-    /// Sets whether this node accepts QUIC at the ports at which it listens.
-    AcceptsQuic(bool),
+    /// Sets by which means this node meets nodes that it can't dial.
+    Meets {
+        /// It accepts QUIC at the ports at which it listens.
+        over_udp: bool,
+        /// It uses relays.
+        over_relays: bool,
+    },
     /// Keeps nodes away that an earlier run has kept away, each for the time that is left: see
     /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Has to come before [`Command::Known`].
     KeepAway(Vec<(NodeId, Duration)>),
@@ -275,10 +280,12 @@ pub struct Greeted {
 /// The transport of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkTransport {
-    /// The link runs over QUIC; otherwise over TCP.
-    pub is_quic: bool,
+    /// The transport that the link runs over.
+    pub scheme: Scheme,
     /// The other node accepts QUIC at the ports at which it listens.
     pub accepts_quic: bool,
+    /// The other node relays connections.
+    pub relays: bool,
 }
 
 /// The purpose of a link, which decides how long it is kept.
@@ -297,8 +304,8 @@ pub enum Purpose {
     Overlay,
     /// A message is to be sent over the link, which is closed once it is idle. A failure causes no event.
     Message,
-    /// The two nodes dial each other at the same moment, at all addresses at once: see
-    /// [`meetings`](super::meetings). The link is closed once it is idle. A failure causes no event.
+    /// The two nodes dial each other at the same moment, over QUIC at all addresses at once, and through relays if that
+    /// fails: see [`meetings`](super::meetings). The link is closed once it is idle. A failure causes no event.
     Meeting,
 }
 

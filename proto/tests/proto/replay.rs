@@ -23,7 +23,7 @@ use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::peer::{ConnectionId, Greeted, Input, Machine, Output};
+use peerkit_proto::peer::{ConnectionId, Greeted, Input, LinkTransport, Machine, Output};
 use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
 
@@ -243,6 +243,7 @@ fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineO
         unix: None,
         merits: Vec::new(),
         membership: None,
+        transport: LinkTransport::default(),
     };
     handle(now, Input::Greeted(greeted));
     for frame in taken.frames.into_iter().filter(|frame| !frame.is_application()) {

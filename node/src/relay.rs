@@ -1,0 +1,232 @@
+//! Relays: a node that two others have dialled, or can dial, copies the bytes of a connection between them.
+//!
+//! 1. The node that wants the connection opens a stream with [`RELAY_PROTOCOL`] to the relay, and sends the identity of
+//!    the other one.
+//! 2. The relay has a link with the other node. It opens a stream with [`RELAYED_PROTOCOL`] to it, and answers with one
+//!    byte.
+//! 3. The two ends shake hands with TLS through the relay, and prove their identities to each other. The relay sees
+//!    who talks to whom, when and how much, but no content.
+//!
+//! Any member of the network can be a relay. It relays a few connections at a time, each at a limited rate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::{Address, Scheme};
+use peerkit_proto::id::NodeId;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use crate::channel::Channel;
+use crate::dial::{self, DialOrigin, DialPermit, Secured};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::listen;
+use crate::rate::Rate;
+use crate::served::StreamHandler;
+use crate::stream::Stream;
+use crate::tls::{ChannelPurpose, TlsDialError, WrongNode};
+
+/// The protocol of the streams to a relay.
+pub(crate) const RELAY_PROTOCOL: &str = "peerkit-relay/1";
+
+/// The protocol of the streams from a relay.
+pub(crate) const RELAYED_PROTOCOL: &str = "peerkit-relayed/1";
+
+/// Maximum number of connections that a node relays. 16: as in libp2p.
+const MAX_CIRCUITS: usize = 16;
+
+/// The share of the rate for all connections that one gets at most.
+const CIRCUIT_SHARE: u64 = 4;
+
+/// Maximum time in which the relay reaches the other node.
+const REACH_TIME: Duration = Duration::from_secs(5);
+
+/// Number of bytes that are copied at a time.
+const PART: usize = 16 << 10;
+
+/// The byte with which a relay answers.
+mod status {
+    pub(super) const RELAYED: u8 = 0;
+    pub(super) const BUSY: u8 = 1;
+    pub(super) const NO_LINK: u8 = 2;
+    pub(super) const NOT_REACHED: u8 = 3;
+}
+
+/// The connections that this node relays.
+#[derive(Debug)]
+pub(crate) struct Circuits {
+    permits: Arc<Semaphore>,
+    rate: Arc<Rate>,
+}
+
+impl Circuits {
+    /// Relays at most `rate` bytes a second; 0 is no limit.
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { permits: Arc::new(Semaphore::new(MAX_CIRCUITS)), rate: Arc::new(Rate::new(rate)) }
+    }
+
+    /// Returns the number of connections that are relayed at the moment.
+    pub(crate) fn count(&self) -> usize {
+        MAX_CIRCUITS.saturating_sub(self.permits.available_permits())
+    }
+}
+
+/// Returns whether this node relays connections between others.
+pub(crate) fn serves(inner: &Inner) -> bool {
+    inner.config.relay && !inner.profile.manual && !inner.addresses.listening.is_empty()
+}
+
+/// Registers the handlers of both protocols.
+pub(crate) fn start(inner: &Arc<Inner>) {
+    let handler = |run: fn(Arc<Inner>, Stream) -> _| {
+        let inner = Arc::downgrade(inner);
+        StreamHandler::new(move |stream| {
+            let inner = inner.upgrade();
+            async move {
+                if let Some(inner) = inner {
+                    run(inner, stream).await;
+                }
+            }
+        })
+    };
+    if serves(inner) {
+        let relaying = handler(|inner, stream| -> Boxed { Box::pin(relay(inner, stream)) });
+        inner.served.streams.insert(RELAY_PROTOCOL, relaying);
+    }
+    if inner.config.relay && !inner.profile.manual {
+        let accepting = handler(|inner, stream| -> Boxed { Box::pin(accept(inner, stream)) });
+        inner.served.streams.insert(RELAYED_PROTOCOL, accepting);
+    }
+}
+
+type Boxed = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Connects to the node that `address` names, through the relay at its host and port.
+pub(crate) async fn dial(
+    inner: &Inner,
+    address: &Address,
+    purpose: ChannelPurpose,
+    origin: DialOrigin,
+) -> Result<(Secured, DialPermit), Error> {
+    let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
+    let refused = |why: &str| failed(io::Error::new(io::ErrorKind::ConnectionRefused, why));
+    let Some(target) = address.id else {
+        return Err(refused("the address of a relay needs the identity of the other node"));
+    };
+    if !inner.config.relay {
+        return Err(refused("relays are switched off at this node"));
+    }
+    // The relay may be any node: the two ends prove their identities to each other.
+    let at_relay = address.clone().without_id().with_scheme(Scheme::Tcp);
+    let Secured { channel, remote, local, permit } =
+        dial::connect(inner, &at_relay, ChannelPurpose::Stream, origin).await?;
+    let permit = permit.ok_or_else(|| refused("no permit"))?;
+    let mut stream = inner.open_on(channel, RELAY_PROTOCOL, None).await?;
+    let asking = async {
+        stream.write_all(target.as_bytes()).await?;
+        stream.flush().await?;
+        stream.read_u8().await
+    };
+    let timeout = REACH_TIME + inner.config.handshake_timeout;
+    match tokio::time::timeout(timeout, asking).await {
+        Ok(Ok(status::RELAYED)) => {}
+        Ok(Ok(status::BUSY)) => return Err(refused("the relay has no room")),
+        Ok(Ok(status::NO_LINK)) => return Err(refused("the relay has no link with the node")),
+        Ok(Ok(_)) => return Err(refused("the relay does not reach the node")),
+        Ok(Err(error)) => return Err(failed(error)),
+        Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+    let securing = inner.tls.dial(stream, purpose, Some(target));
+    let secured = tokio::time::timeout(inner.config.handshake_timeout, securing).await;
+    match secured {
+        Ok(Ok(channel)) => {
+            let channel = Channel::Relayed(Box::new(channel));
+            Ok((Secured { channel, remote, local, permit: None }, permit))
+        }
+        Ok(Err(TlsDialError::WrongNode(WrongNode(found)))) => {
+            Err(Error::WrongNode { address: address.clone(), found })
+        }
+        Ok(Err(TlsDialError::Io(error))) => Err(failed(error)),
+        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Accepts a connection that a relay brings. The relay has to be a peer.
+async fn accept(inner: Arc<Inner>, stream: Stream) {
+    let Ok(relay) = inner.links.get(stream.peer()) else { return };
+    if relay.transport.scheme == Scheme::Relay {
+        return;
+    }
+    let address = SocketAddr::new(relay.candidate.ip, relay.peer.address().port);
+    let Some(local) = inner.addresses.listening.first().copied() else { return };
+    listen::accept_relayed(&inner, stream, address, local);
+}
+
+/// Relays a connection for the node that has opened `stream`.
+async fn relay(inner: Arc<Inner>, mut stream: Stream) {
+    let mut target = [0; 32];
+    let reading =
+        tokio::time::timeout(inner.config.handshake_timeout, stream.read_exact(&mut target));
+    let Ok(Ok(_)) = reading.await else { return };
+    let target = NodeId::from_bytes(target);
+    let Ok(_permit) = inner.circuits.permits.clone().try_acquire_owned() else {
+        return refuse(stream, status::BUSY).await;
+    };
+    let is_linked = |conn: &crate::conn::Conn| conn.transport.scheme != Scheme::Relay;
+    if !inner.links.get_open(target).is_some_and(|conn| is_linked(&conn)) {
+        return refuse(stream, status::NO_LINK).await;
+    }
+    let opening = inner.open_stream(target, &[], RELAYED_PROTOCOL);
+    let Ok(Ok(mut other)) = tokio::time::timeout(REACH_TIME, opening).await else {
+        return refuse(stream, status::NOT_REACHED).await;
+    };
+    let from = stream.peer();
+    tracing::debug!(from = %from.short(), to = %target.short(), "relaying a connection");
+    if stream.write_all(&[status::RELAYED]).await.is_err() || stream.flush().await.is_err() {
+        return;
+    }
+    let total = inner.circuits.rate.clone();
+    let own = Rate::new(total.get().div_ceil(CIRCUIT_SHARE));
+    let (from_one, to_one) = tokio::io::split(&mut stream);
+    let (from_other, to_other) = tokio::io::split(&mut other);
+    let copying = async {
+        tokio::try_join!(
+            copy(from_one, to_other, &own, &total),
+            copy(from_other, to_one, &own, &total)
+        )
+    };
+    tokio::select! {
+        _ = copying => {}
+        () = inner.tasks.stop.cancelled() => {}
+    }
+}
+
+/// Copies bytes until their end, within the two rates.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    own: &Rate,
+    total: &Rate,
+) -> io::Result<()> {
+    let mut buffer = vec![0; PART];
+    loop {
+        let len = match from.read(&mut buffer).await {
+            Ok(0) => return to.shutdown().await,
+            Ok(len) => len,
+            // The end can't be told apart from an attack, so it is not handed on as one.
+            Err(error) => return Err(error),
+        };
+        own.take(len).await;
+        total.take(len).await;
+        to.write_all(buffer.get(..len).unwrap_or_default()).await?;
+        to.flush().await?;
+    }
+}
+
+async fn refuse(mut stream: Stream, status: u8) {
+    let _ = stream.write_all(&[status]).await;
+    let _ = stream.shutdown().await;
+}
