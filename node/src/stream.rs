@@ -21,6 +21,7 @@ mod call_back;
 mod open;
 mod open_streams;
 
+pub(crate) use call_back::refusal;
 use open_streams::{OpenStreams, StreamEntry, StreamHalf};
 
 /// Maximum number of call-backs under way. In each, this node dials addresses that another node has chosen.

@@ -222,6 +222,10 @@ impl Machine {
                 self.carry_out_effects();
                 self.outputs.push_back(Output::StreamChecked(operation, outcome));
             }
+            Input::Want { id } => {
+                self.links.set_wanted(id);
+                self.overlay.pin(id);
+            }
             Input::Observed { by, address } => {
                 self.with_overlay(|overlay| overlay.observed(by, address));
             }

@@ -151,7 +151,7 @@ impl Inner {
 /// Waits until it is certain that `peer` does not call back: all nodes have answered the query, and `peer`, which
 /// answers when it begins to call back, is not among them. Never returns if there is no query, or if an answer may
 /// be missing.
-async fn refusal(query: Option<RunningQuery>, peer: NodeId) {
+pub(crate) async fn refusal(query: Option<RunningQuery>, peer: NodeId) {
     if let Some(RunningQuery { mut answers, ended }) = query {
         let mut calls_back = false;
         while let Some(answer) = answers.recv().await {

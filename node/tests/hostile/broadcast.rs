@@ -148,6 +148,7 @@ async fn a_flood_of_runs_from_one_group_does_not_hurt_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long, so .ci/long runs it"]
 async fn a_flood_of_runs_from_eight_groups_does_not_hurt_a_network() {
     check_a_flood_of_runs_in_a_network(8).await;
 }

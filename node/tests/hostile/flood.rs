@@ -67,6 +67,7 @@ async fn a_flood_of_discoveries_from_one_group_does_not_hurt_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long, so .ci/long runs it"]
 async fn a_flood_of_discoveries_from_eight_groups_does_not_hurt_a_network() {
     check_a_flood_of_discoveries(8).await;
 }
@@ -102,6 +103,7 @@ async fn full_tables_and_long_queries_of_one_group_do_not_hurt_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long, so .ci/long runs it"]
 async fn full_tables_and_long_queries_of_eight_groups_do_not_hurt_a_network() {
     check_full_tables_and_long_queries(8).await;
 }

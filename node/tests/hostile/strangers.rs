@@ -216,6 +216,7 @@ async fn idle_links_and_handshakes_of_one_group_do_not_hurt_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long, so .ci/long runs it"]
 async fn idle_links_and_handshakes_of_eight_groups_do_not_hurt_a_network() {
     check_idle_links_and_handshakes_in_a_network(8).await;
 }

@@ -288,7 +288,7 @@ async fn strange_datagrams_keep_nobody_from_dialling() {
         let len = 1 + usize::try_from(random.next() % 1400).unwrap();
         let mut bytes = random.bytes(len);
         // Half of them look like the first packet of a dialler.
-        if random.next() % 2 == 0 {
+        if random.next().is_multiple_of(2) {
             bytes.resize(1200, 0);
             bytes[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
         }

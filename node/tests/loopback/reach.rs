@@ -110,6 +110,35 @@ async fn where_no_hole_can_be_punched_a_member_relays_messages_and_files() {
 }
 
 #[tokio::test]
+async fn a_node_is_connected_by_its_identity_alone_directly_or_through_a_relay() {
+    let public = public_member().await;
+    for (udp, scheme) in [(true, Scheme::Quic), (false, Scheme::Relay)] {
+        let (ann, bob) = tokio::join!(
+            behind_nat("ann", "127.2.0.1", &public, udp),
+            behind_nat("bob", "127.3.0.1", &public, udp),
+        );
+        if udp {
+            for node in [&ann, &bob] {
+                within("the observer", async {
+                    while node.status().await.seen_at.is_empty() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                })
+                .await;
+            }
+        }
+        let peer = within("the link", ann.connect(bob.id())).await.unwrap();
+        assert_eq!((peer.id(), peer.address().scheme), (bob.id(), scheme));
+        assert!(ann.status().await.pinned.contains(&bob.id()));
+        shutdown([&ann, &bob]).await;
+    }
+    let stranger = peerkit::Key::from_secret(&[9; 32]).id();
+    let refused = within("the search", public.connect(stranger)).await;
+    assert!(matches!(refused, Err(Error::NotFound(id)) if id == stranger), "{refused:?}");
+    shutdown([&public]).await;
+}
+
+#[tokio::test]
 async fn nothing_is_relayed_by_or_for_a_node_that_has_switched_relays_off() {
     let mut config = Config::default();
     (config.limit_loopback, config.relay) = (true, false);

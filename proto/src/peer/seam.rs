@@ -172,6 +172,11 @@ pub enum Input {
         /// The IP address at which the node was reached, and its answer. `None` if it did not answer.
         answer: Option<(IpAddr, Probe)>,
     },
+    /// The application wants the link with a node, which is not closed any more when it is idle.
+    Want {
+        /// The node.
+        id: NodeId,
+    },
     /// An observer says at which UDP address it sees this node. `None` if it does not answer any more.
     Observed {
         /// The observer.

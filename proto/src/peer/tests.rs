@@ -9,6 +9,8 @@ use crate::frame::query::{Query, QueryDone, QueryKind};
 use crate::id::Key;
 use crate::overlay::admission::Candidate;
 
+mod meetings;
+
 /// A machine with the time that a test sets.
 struct Driven {
     machine: Machine,
