@@ -136,7 +136,7 @@ impl Shell {
         let address = Address::from_socket(([127, 0, 0, n], 7117).into());
         let peer = Peer::new(node(n), format!("node {n}"), address, direction);
         let ip = [127, 0, 0, n].into();
-        let candidate = Candidate { id: node(n), direction, incarnation: 1, ip };
+        let candidate = Candidate { id: node(n), direction, incarnation: 1, ip, is_relayed: false };
         self.handle(Input::Greeted(Greeted {
             connection,
             dial: None,

@@ -119,7 +119,13 @@ impl Conn {
         Self {
             connection: inner.links.next_connection(),
             peer: Peer::new(id, hello.name, shown, direction),
-            candidate: Candidate { id, direction, incarnation: hello.incarnation, ip: remote.ip() },
+            candidate: Candidate {
+                id,
+                direction,
+                incarnation: hello.incarnation,
+                ip: remote.ip(),
+                is_relayed: scheme == Scheme::Relay,
+            },
             dialable,
             quic,
             transport: LinkTransport {

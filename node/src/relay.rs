@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::{Address, Scheme};
+use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::channel::Channel;
+use crate::conn::Conn;
 use crate::dial::{self, DialOrigin, DialPermit, Secured};
 use crate::error::Error;
 use crate::inner::Inner;
@@ -175,12 +177,12 @@ async fn relay(inner: Arc<Inner>, mut stream: Stream) {
     let Ok(_permit) = inner.circuits.permits.clone().try_acquire_owned() else {
         return refuse(stream, status::BUSY).await;
     };
-    let is_linked = |conn: &crate::conn::Conn| conn.transport.scheme != Scheme::Relay;
-    if !inner.links.get_open(target).is_some_and(|conn| is_linked(&conn)) {
+    let linked = inner.links.get_open(target);
+    let Some(conn) = linked.filter(|conn| conn.transport.scheme != Scheme::Relay) else {
         return refuse(stream, status::NO_LINK).await;
-    }
-    let opening = inner.open_stream(target, &[], RELAYED_PROTOCOL);
-    let Ok(Ok(mut other)) = tokio::time::timeout(REACH_TIME, opening).await else {
+    };
+    let reaching = tokio::time::timeout(REACH_TIME, reach(&inner, conn));
+    let Ok(Ok(mut other)) = reaching.await else {
         return refuse(stream, status::NOT_REACHED).await;
     };
     let from = stream.peer();
@@ -202,6 +204,18 @@ async fn relay(inner: Arc<Inner>, mut stream: Stream) {
         _ = copying => {}
         () = inner.tasks.stop.cancelled() => {}
     }
+}
+
+/// Opens a stream to a peer, at the other end of which it accepts a relayed connection.
+async fn reach(inner: &Arc<Inner>, conn: Arc<Conn>) -> Result<Stream, Error> {
+    let peer = conn.peer.id();
+    // A peer that needs a relay can't be dialled.
+    if conn.peer.direction() == Direction::Inbound && conn.transport.scheme == Scheme::Tcp {
+        let called = inner.call_back(peer, Some(conn)).await;
+        let channel = called.map_err(|why| Error::Unreachable { peer, why })?;
+        return inner.open_on(channel, RELAYED_PROTOCOL, None).await;
+    }
+    inner.open_stream(peer, &[], RELAYED_PROTOCOL).await
 }
 
 /// Copies bytes until their end, within the two rates.

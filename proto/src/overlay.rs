@@ -217,6 +217,11 @@ impl Overlay {
         self.parts.reach.uses(address.scheme)
     }
 
+    /// Returns whether the link with a node is relayed.
+    pub(crate) fn is_relayed(&self, id: NodeId) -> bool {
+        self.parts.reach.is_relayed(id)
+    }
+
     /// Returns whether this node meets nodes that it can't dial.
     pub(crate) fn meets(&self) -> bool {
         self.parts.reach.uses(Scheme::Quic) || self.parts.reach.uses(Scheme::Relay)

@@ -249,6 +249,7 @@ impl Machine {
         self.dials_overdue();
         self.sends_overdue();
         self.check_on_demand();
+        self.upgrade_links();
     }
 
     /// Returns the next output, or `None` if there are no more until the next input or deadline.
@@ -287,6 +288,7 @@ impl Machine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let of_links = earliest(self.dials.poll_timeout(), self.links.poll_timeout());
         let own = earliest(of_links, self.send_queues.poll_timeout());
+        let own = earliest(own, self.meetings.poll_timeout());
         earliest(self.overlay.poll_timeout(), own)
     }
 

@@ -34,7 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 impl Inner {
     /// Asks `peer` to open a connection to this node, over the link or through the network. If there is no link, the
     /// two nodes also try to make one over UDP, and the returned channel may be a stream of that link.
-    pub(super) async fn call_back(
+    pub(crate) async fn call_back(
         self: &Arc<Self>,
         peer: NodeId,
         conn: Option<Arc<Conn>>,

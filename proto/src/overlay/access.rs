@@ -47,7 +47,7 @@ impl Overlay {
             // Messages are still sent to a node that is kept away: see `away`.
             (Purpose::Message, _) | (_, None) => {}
         }
-        self.admissions.begin_hello(id)
+        self.admissions.begin_hello(id, purpose == Purpose::Meeting)
     }
 
     /// Notes that a dial which was allowed to send its Hello has received the answer, or has failed.

@@ -26,8 +26,10 @@ pub struct Candidate {
     pub direction: Direction,
     /// A number from the other node's Hello, which changes when that node restarts.
     pub incarnation: u64,
-    /// The other node's IP address.
+    /// The other node's IP address, or that of the relay.
     pub ip: IpAddr,
+    /// A third node relays the connection.
+    pub is_relayed: bool,
 }
 
 /// The decision about a candidate.
@@ -126,11 +128,17 @@ impl Admissions {
     /// Decides whether a dial that has reached `id` may send its Hello. It may not if `id` is this node, if
     /// there is a link with `id`, or if another dial has sent a Hello to `id` and waits for the answer. In
     /// the last case `id` would treat the second connection as a replacement of the first.
-    pub(super) fn begin_hello(&mut self, id: NodeId) -> Result<(), Reason> {
+    ///
+    /// `is_meeting` is set for a dial of a [meeting](crate::peer::meetings), which may replace a relayed link. Both
+    /// nodes dial then. Only the one with the greater identity sends its Hello, so that no second connection replaces
+    /// the first.
+    pub(super) fn begin_hello(&mut self, id: NodeId, is_meeting: bool) -> Result<(), Reason> {
         if id == self.me {
             return Err(Reason::SelfConnection);
         }
-        if self.links.contains_key(&id) || !self.awaiting_hello.insert(id) {
+        let is_kept =
+            |link: &AdmittedLink| !(link.candidate.is_relayed && is_meeting && self.me > id);
+        if self.links.get(&id).is_some_and(is_kept) || !self.awaiting_hello.insert(id) {
             return Err(Reason::Duplicate);
         }
         Ok(())
@@ -166,8 +174,16 @@ impl Admissions {
             // A node dials a second time only after it has lost the link that it dialled first, and its
             // incarnation changes only when it restarts. In both cases the link is dead, and this node has
             // not noticed that yet.
-            let stale = link.candidate.incarnation != candidate.incarnation
-                || link.candidate.direction == candidate.direction;
+            let is_restarted = link.candidate.incarnation != candidate.incarnation;
+            let stale = is_restarted || link.candidate.direction == candidate.direction;
+            if link.candidate.is_relayed != candidate.is_relayed && !is_restarted {
+                // A direct connection is always better, whichever node has dialled it.
+                return if candidate.is_relayed {
+                    Admission::Refuse(Reason::Duplicate)
+                } else {
+                    Admission::Replace(Reason::Replaced)
+                };
+            }
             return if stale {
                 Admission::Replace(Reason::Replaced)
             } else if inbound == theirs_wins {
@@ -328,7 +344,8 @@ mod tests {
     }
 
     fn candidate(n: u8, direction: Direction, incarnation: u64) -> Candidate {
-        Candidate { id: id(n), direction, incarnation, ip: "192.0.2.1".parse().unwrap() }
+        let ip = "192.0.2.1".parse().unwrap();
+        Candidate { id: id(n), direction, incarnation, ip, is_relayed: false }
     }
 
     fn node(me: u8) -> Admissions {
@@ -338,7 +355,7 @@ mod tests {
     #[test]
     fn a_connection_to_this_node_itself_is_refused() {
         let mut node = node(1);
-        assert_eq!(node.begin_hello(id(1)), Err(Reason::SelfConnection));
+        assert_eq!(node.begin_hello(id(1), false), Err(Reason::SelfConnection));
         assert_eq!(
             node.admit_stranger(&candidate(1, Inbound, 1)),
             Admission::Refuse(Reason::SelfConnection)
@@ -350,8 +367,8 @@ mod tests {
     #[test]
     fn nodes_that_dial_each_other_keep_the_same_link() {
         let (mut small, mut great) = (node(1), node(2));
-        small.begin_hello(id(2)).unwrap();
-        great.begin_hello(id(1)).unwrap();
+        small.begin_hello(id(2), false).unwrap();
+        great.begin_hello(id(1), false).unwrap();
         // Each node's Hello reaches the other node.
         assert_eq!(
             great.admit_stranger(&candidate(1, Inbound, 1)),
@@ -397,19 +414,19 @@ mod tests {
     fn no_hello_is_sent_to_a_linked_node() {
         let mut node = node(2);
         node.up(candidate(1, Inbound, 1));
-        assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
+        assert_eq!(node.begin_hello(id(1), false), Err(Reason::Duplicate));
         node.link_down(id(1));
-        assert_eq!(node.begin_hello(id(1)), Ok(()));
+        assert_eq!(node.begin_hello(id(1), false), Ok(()));
     }
 
     #[test]
     fn one_dial_at_a_time_sends_a_hello_to_a_node() {
         let mut node = node(2);
-        assert_eq!(node.begin_hello(id(1)), Ok(()));
-        assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
-        assert_eq!(node.begin_hello(id(3)), Ok(()));
+        assert_eq!(node.begin_hello(id(1), false), Ok(()));
+        assert_eq!(node.begin_hello(id(1), false), Err(Reason::Duplicate));
+        assert_eq!(node.begin_hello(id(3), false), Ok(()));
         node.end_hello(id(1));
-        assert_eq!(node.begin_hello(id(1)), Ok(()), "the first has failed");
+        assert_eq!(node.begin_hello(id(1), false), Ok(()), "the first has failed");
     }
 
     #[test]
@@ -436,7 +453,7 @@ mod tests {
         node.up(local(1));
         assert_eq!(node.admit_stranger(&local(4)), Admission::Refuse(Reason::Full));
         // The limits do not apply to a node that this one has dialled.
-        node.begin_hello(id(200)).unwrap();
+        node.begin_hello(id(200), false).unwrap();
         assert_eq!(node.admit_stranger(&local(200)), Admission::Accept);
     }
 

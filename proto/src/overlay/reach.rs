@@ -159,6 +159,11 @@ impl Reach {
         }
     }
 
+    /// Returns whether the link with a node is relayed.
+    pub(super) fn is_relayed(&self, id: NodeId) -> bool {
+        self.over_relays.contains(&id)
+    }
+
     pub(super) fn link_up(
         &mut self,
         cx: &mut OverlayContext<'_>,

@@ -77,7 +77,7 @@ impl Net {
             let id = self.ids[other];
             let address: Address = format!("127.0.0.1:{}", 7000 + other).parse().unwrap();
             let ip = address.socket().unwrap().ip();
-            let candidate = Candidate { id, direction, incarnation: 1, ip };
+            let candidate = Candidate { id, direction, incarnation: 1, ip, is_relayed: false };
             assert_eq!(self.nodes[me].admit(&candidate, &[]), Admission::Accept);
             let peer = Peer::new(id, format!("n{other}"), address, direction);
             self.act(me, |node| node.link_up(peer, candidate, None, LinkTransport::default()));
@@ -364,7 +364,7 @@ fn a_clock_that_was_set_is_compared_with_those_of_all_peers_again() {
     let address: Address = "127.0.0.1:7117".parse().unwrap();
     let ip = address.socket().unwrap().ip();
     let direction = Direction::Inbound;
-    let candidate = Candidate { id, direction, incarnation: 1, ip };
+    let candidate = Candidate { id, direction, incarnation: 1, ip, is_relayed: false };
     let peer = Peer::new(id, "p".into(), address, direction);
     let skews = |node: &mut Overlay| {
         let mut skews = Vec::new();

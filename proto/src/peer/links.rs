@@ -206,6 +206,7 @@ impl Machine {
         for dial in self.dials.waiting_for_node(id) {
             reached.extend(self.end_dial(dial, id));
         }
+        self.note_relayed(id, candidate.is_relayed);
         self.with_overlay(|overlay| overlay.link_up(peer, candidate, unix, transport));
         for dial in reached {
             self.dial_linked(dial, id);
@@ -216,6 +217,7 @@ impl Machine {
     /// Handles the end of a connection, which may have been a link.
     pub(super) fn link_down(&mut self, connection: ConnectionId, link_end: LinkEnd) {
         if let Some(id) = self.links.remove(connection) {
+            self.note_relayed(id, false);
             self.with_overlay(|overlay| overlay.link_down(id, &link_end));
         }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::{Machine, Purpose};
 use crate::address::{Address, Scheme};
+use crate::deadlines::Deadlines;
 use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::overlay::reach::{MAX_CANDIDATES, MAX_RELAYS};
@@ -31,6 +32,9 @@ pub const LINK_ONLY: [u8; 16] = [0; 16];
 /// Time before a node without a link is asked for a meeting again, on behalf of messages to it.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Interval at which the nodes at both ends of a relayed link try to make a direct one.
+const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+
 /// Maximum number of nodes for which that time is remembered.
 const MAX_ASKED: usize = 256;
 
@@ -41,6 +45,14 @@ pub(super) struct Meetings {
     queries: BTreeMap<QueryId, NodeId>,
     /// The nodes that were asked on behalf of messages, and when.
     asked: BTreeMap<NodeId, Instant>,
+    /// The times at which the nodes with relayed links are asked for a direct one.
+    upgrades: Deadlines<NodeId>,
+}
+
+impl Meetings {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.upgrades.first()
+    }
 }
 
 impl Machine {
@@ -65,6 +77,27 @@ impl Machine {
             return;
         }
         self.meetings.asked.insert(id, now);
+        self.ask_for_link(id);
+    }
+
+    /// Notes that a link has come up, and whether it is relayed.
+    pub(super) fn note_relayed(&mut self, id: NodeId, is_relayed: bool) {
+        let due = is_relayed.then(|| self.now.monotonic + UPGRADE_EVERY);
+        self.meetings.upgrades.set(id, due);
+    }
+
+    /// Asks the nodes with relayed links for direct ones.
+    pub(super) fn upgrade_links(&mut self) {
+        let now = self.now.monotonic;
+        while let Some(id) = self.meetings.upgrades.pop(now) {
+            if self.overlay.is_relayed(id) {
+                self.meetings.upgrades.set(id, Some(now + UPGRADE_EVERY));
+                self.ask_for_link(id);
+            }
+        }
+    }
+
+    fn ask_for_link(&mut self, id: NodeId) {
         let what = QueryKind::CallBack { target: id, token: LINK_ONLY, addresses: Vec::new() };
         let query = self.overlay.ask(what, -1, false, None);
         // Noted before the effects are carried out, because a query without links has ended already.
@@ -80,9 +113,12 @@ impl Machine {
         }
     }
 
-    /// Dials the candidates among the addresses of a node, and those of its relays, if there is no link with it.
+    /// Dials the candidates among the addresses of a node, and those of its relays, if there is no link with it. If
+    /// there is a relayed one, dials only the candidates.
     pub(super) fn meet(&mut self, id: NodeId, addresses: &[Address]) {
-        if self.manual || id == self.overlay.id() || self.links.connection(id).is_some() {
+        let is_relayed = self.overlay.is_relayed(id);
+        let is_linked = self.links.connection(id).is_some() && !is_relayed;
+        if self.manual || id == self.overlay.id() || is_linked {
             return;
         }
         if self.dials.meetings().count() >= MAX_MEETINGS
@@ -93,7 +129,8 @@ impl Machine {
         let usable = || addresses.iter().filter(|address| self.overlay.is_meeting_address(address));
         let of = |scheme| usable().filter(move |address| address.scheme == scheme);
         let candidates = of(Scheme::Quic).take(MAX_CANDIDATES);
-        let all = candidates.chain(of(Scheme::Relay).take(MAX_RELAYS));
+        let relays = if is_relayed { 0 } else { MAX_RELAYS };
+        let all = candidates.chain(of(Scheme::Relay).take(relays));
         let all: Vec<_> = all.map(|address| address.clone().with_id(id)).collect();
         if !all.is_empty() {
             self.dial(None, all, Purpose::Meeting);

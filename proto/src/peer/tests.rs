@@ -87,7 +87,7 @@ impl Driven {
         incarnation: u64,
     ) -> Vec<Output> {
         let ip = [192, 0, 2, n].into();
-        let candidate = Candidate { id: id(n), direction, incarnation, ip };
+        let candidate = Candidate { id: id(n), direction, incarnation, ip, is_relayed: false };
         let peer = Peer::new(id(n), format!("n{n}"), address(n), direction);
         let connection = ConnectionId(connection);
         self.input(Input::Greeted(Greeted {

@@ -233,7 +233,8 @@ fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineO
     let address = taken.hello.addresses[0].clone();
     let ip = address.socket().unwrap().ip();
     let peer = Peer::new(id, taken.hello.name, address, direction);
-    let candidate = Candidate { id, direction, incarnation: taken.hello.incarnation, ip };
+    let candidate =
+        Candidate { id, direction, incarnation: taken.hello.incarnation, ip, is_relayed: false };
     let connection = ConnectionId(1);
     let greeted = Greeted {
         connection,

@@ -30,7 +30,13 @@ impl Host {
     /// Returns whether an inbound connection of a node at this host is accepted, and makes the link if so.
     fn accepts(&mut self, n: u8, host: &str) -> Result<(), Reason> {
         let (id, direction) = (id(n), Direction::Inbound);
-        let candidate = Candidate { id, direction, incarnation: 1, ip: host.parse().unwrap() };
+        let candidate = Candidate {
+            id,
+            direction,
+            incarnation: 1,
+            ip: host.parse().unwrap(),
+            is_relayed: false,
+        };
         match self.overlay.admit(&candidate, &[]) {
             Admission::Refuse(reason) => Err(reason),
             _ => {

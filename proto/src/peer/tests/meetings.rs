@@ -1,6 +1,7 @@
 //! Meetings: who dials whom, at which addresses, and how many at a time.
 
 use super::*;
+use crate::address::Scheme;
 use crate::frame::query::{AnswerBody, QueryAnswer};
 use crate::node_record::NodeRecord;
 use crate::peer::meetings::{LINK_ONLY, MAX_MEETINGS};
@@ -128,6 +129,77 @@ fn a_meeting_dials_few_addresses_and_few_meetings_are_under_way() {
         count += meetings(&node.asked(n, n, &[quic(n)])).len();
     }
     assert_eq!(count, MAX_MEETINGS);
+}
+
+/// Reports that both ends of a relayed connection, or of one over QUIC, have said Hello.
+fn greeted_over(node: &mut Driven, n: u8, connection: u64, is_relayed: bool) -> Vec<Output> {
+    let (direction, ip) = (Direction::Inbound, [198, 51, 100, 2].into());
+    let candidate = Candidate { id: id(n), direction, incarnation: 1, ip, is_relayed };
+    let scheme = if is_relayed { Scheme::Relay } else { Scheme::Quic };
+    node.input(Input::Greeted(Greeted {
+        connection: ConnectionId(connection),
+        dial: None,
+        peer: Peer::new(id(n), "n".into(), relay(2), direction),
+        candidate,
+        unix: None,
+        merits: Vec::new(),
+        membership: None,
+        transport: LinkTransport { scheme, ..LinkTransport::default() },
+    }))
+}
+
+#[test]
+fn the_ends_of_a_relayed_link_ask_for_a_direct_one_that_replaces_it() {
+    let mut node = Driven::meeting(true, true);
+    assert!(matches!(greeted_over(&mut node, 9, 9, true)[0], Output::Admitted(_)));
+    let asked = node.pass(Duration::from_secs(30));
+    let query = asked.into_iter().find_map(|output| match output {
+        Output::Send { frame: Frame::Query(query), .. } if query.is_signed() => Some(query),
+        _ => None,
+    });
+    let outputs = node.answer(&query.unwrap(), 9, vec![quic(9), relay(2)]);
+    let expected = vec!["quic://203.0.113.9:7117".to_owned()];
+    assert_eq!(meetings(&outputs), [(id(9), expected)], "and not through another relay");
+
+    let outputs = greeted_over(&mut node, 9, 10, false);
+    assert!(
+        matches!(outputs[0], Output::CloseReplacedLink(ConnectionId(9), Reason::Replaced)),
+        "{outputs:?}"
+    );
+    node.link_down(9);
+    let outputs = node.input(Input::LinkEndReported { id: id(9) });
+    assert!(matches!(outputs[0], Output::Admitted(ConnectionId(10))), "{outputs:?}");
+    // A relayed connection does not replace the direct link, and nothing is left to upgrade.
+    let outputs = greeted_over(&mut node, 9, 11, true);
+    let refused = Output::Refused(ConnectionId(11), Reason::Duplicate);
+    assert_eq!(format!("{:?}", outputs[0]), format!("{refused:?}"));
+    let later = node.pass(Duration::from_secs(60));
+    let is_asked = |output: &Output| matches!(output, Output::Send { frame: Frame::Query(query), .. } if query.is_signed());
+    assert!(!later.iter().any(is_asked));
+}
+
+/// Both ends dial. If both sent a Hello, each could keep the connection that the other one refuses.
+#[test]
+fn of_two_dials_that_may_replace_a_relayed_link_the_greater_identity_sends_hello() {
+    let (winner, loser) = winner_and_loser();
+    for (me, other, says_hello) in [(winner, loser, true), (loser, winner, false)] {
+        let mut node = Driven::new(me);
+        node.input(Input::Command(Command::Meets { over_udp: true, over_relays: true }));
+        node.link(3, 3);
+        greeted_over(&mut node, other, 9, true);
+        let record = NodeRecord::sign(&key(other), "net", node.now.unix, &[quic(9)]);
+        let (target, token) = (id(me), LINK_ONLY);
+        let what = QueryKind::SignedCallBack { target, token, record: Box::new(record) };
+        let ttl = Duration::from_secs(10);
+        let query = Query { id: QueryId([1; 16]), depth: 255, own: false, ttl, what };
+        let outputs = node.input(Input::Frame(ConnectionId(3), Frame::Query(query)));
+        let dial = outputs.iter().find_map(|output| match output {
+            Output::Dial { dial, .. } => Some(*dial),
+            _ => None,
+        });
+        let outputs = node.input(Input::DialSecured { dial: dial.unwrap(), id: id(other) });
+        assert_eq!(matches!(outputs[0], Output::Greet(_)), says_hello, "{outputs:?}");
+    }
 }
 
 #[test]
