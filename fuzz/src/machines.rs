@@ -17,7 +17,7 @@ use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{
-    Command, ConnectionId, Greeted, Input, Machine, OperationId, Output, Payload,
+    Command, ConnectionId, Greeted, Input, LinkTransport, Machine, OperationId, Output, Payload,
 };
 use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
@@ -137,6 +137,8 @@ impl Shell {
         let peer = Peer::new(node(n), format!("node {n}"), address, direction);
         let ip = [127, 0, 0, n].into();
         let candidate = Candidate { id: node(n), direction, incarnation: 1, ip, is_relayed: false };
+        // Peers that can tell the machine where they see it, and that relay.
+        let transport = LinkTransport { accepts_quic: true, relays: true, ..Default::default() };
         self.handle(Input::Greeted(Greeted {
             connection,
             dial: None,
@@ -145,6 +147,7 @@ impl Shell {
             unix: None,
             merits: Vec::new(),
             membership: None,
+            transport,
         }));
     }
 

@@ -156,6 +156,18 @@ pub(crate) async fn dial(
     }
 }
 
+/// The connection with the relay has a record layer of its own, so nothing is gained by these two.
+#[cfg(not(feature = "reference-tls"))]
+impl crate::tls::Transport for Stream {
+    fn try_write(&self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn set_low_watermark(&self, _: u64) -> bool {
+        false
+    }
+}
+
 /// Accepts a connection that a relay brings. The relay has to be a peer.
 async fn accept(inner: Arc<Inner>, stream: Stream) {
     let Ok(relay) = inner.links.get(stream.peer()) else { return };

@@ -35,8 +35,7 @@ mod records;
 #[cfg(feature = "reference-tls")]
 mod reference;
 
-use channels::Transport;
-pub(crate) use channels::{ExpectedBytes, TlsChannel};
+pub(crate) use channels::{ExpectedBytes, TlsChannel, Transport};
 #[cfg(not(feature = "reference-tls"))]
 use records as channels;
 #[cfg(feature = "reference-tls")]

@@ -5,8 +5,6 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::stream::Stream;
-
 /// A byte stream that records are sent over: TCP, or memory in tests.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Writes as many bytes as possible without waiting. No task is woken when more can be written.
@@ -15,17 +13,6 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Sets the number of bytes that have to arrive before the transport is readable. Returns false if the
     /// transport can't do that.
     fn set_low_watermark(&self, bytes: u64) -> bool;
-}
-
-/// A stream with a relay. The relay's connection has a record layer of its own, so nothing is gained by these two.
-impl Transport for Stream {
-    fn try_write(&self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn set_low_watermark(&self, _: u64) -> bool {
-        false
-    }
 }
 
 impl Transport for TcpStream {
