@@ -195,6 +195,9 @@ fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
             fields.with("event", event).with("panic", panic)
         }
         Event::NodeClockSkew { seconds, .. } => fields.with("seconds", seconds),
+        Event::NodeReachabilityChanged { reachability, why } => {
+            fields.with("reachability", reachability).with("why", why)
+        }
         _ => return None,
     };
     Some(raw(&fields))

@@ -132,7 +132,7 @@ pub use peerkit_proto::codec::DecodeError;
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
     ActionId, Broadcast, Direction, Event, LinkEnd, MessageFailure, Neighbour, NodeInfo, Peer,
-    Reason, TimerId, Upload,
+    Reachability, Reason, TimerId, Upload,
 };
 pub use peerkit_proto::files::disk::{is_misleading, plain};
 pub use peerkit_proto::files::{
@@ -153,7 +153,6 @@ pub use peerkit_proto::invitation::{
 };
 pub use peerkit_proto::message::{Compression, Compressions, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
-pub use peerkit_proto::overlay::reach::Reachability;
 pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::seal::SealError;

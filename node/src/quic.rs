@@ -47,8 +47,10 @@ const SERVER_NAME: &str = "peerkit.invalid";
 
 /// The UDP sockets of a node.
 pub(crate) struct QuicEndpoints {
-    /// The twins of the TCP listeners.
-    listening: Vec<Endpoint>,
+    /// Other nodes can dial this one over QUIC.
+    is_listening: bool,
+    /// The twins of the TCP listeners; none once the node has stopped.
+    listening: Mutex<Vec<Endpoint>>,
     /// Sockets of any port for dials that none of `listening` can make, one for IPv4 and one for IPv6.
     dialling: Mutex<[Option<Endpoint>; 2]>,
     transport: Arc<TransportConfig>,
@@ -79,33 +81,41 @@ impl QuicEndpoints {
             let (settings, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
             Endpoint::new(settings, Some(server.clone()), socket, runtime)
         };
-        let listening = sockets.into_iter().map(endpoint).collect::<io::Result<_>>()?;
-        Ok(Self { listening, dialling: Mutex::default(), transport, lingering: TaskTracker::new() })
+        let listening: Vec<Endpoint> =
+            sockets.into_iter().map(endpoint).collect::<io::Result<_>>()?;
+        Ok(Self {
+            is_listening: !listening.is_empty(),
+            listening: Mutex::new(listening),
+            dialling: Mutex::default(),
+            transport,
+            lingering: TaskTracker::new(),
+        })
     }
 
     /// Returns whether other nodes can dial this one over QUIC.
     pub(crate) fn is_listening(&self) -> bool {
-        !self.listening.is_empty()
+        self.is_listening
     }
 
     /// Returns the endpoints at which other nodes can dial this one.
     pub(crate) fn listening(&self) -> Vec<Endpoint> {
-        self.listening.clone()
+        lock(&self.listening).clone()
     }
 
     /// Waits until the peers have received the ends of all streams, and closes all connections.
     pub(crate) async fn close(&self) {
         self.lingering.close();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.lingering.wait()).await;
-        let others: Vec<_> = lock(&self.dialling).iter_mut().filter_map(Option::take).collect();
-        let closing = self.listening.iter().chain(&others);
-        let all = async {
-            for endpoint in closing {
+        // An endpoint has a task and a socket until its last handle is dropped.
+        let mut all = std::mem::take(&mut *lock(&self.listening));
+        all.extend(lock(&self.dialling).iter_mut().filter_map(Option::take));
+        let closing = async {
+            for endpoint in &all {
                 endpoint.close(STOPPED, b"");
                 endpoint.wait_idle().await;
             }
         };
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, all).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
 
     /// Returns an endpoint that can dial `remote`: a listening one if possible, since then the peer and the routers
@@ -116,7 +126,7 @@ impl QuicEndpoints {
             Ok(ip) => remote.is_ipv6() && leads_to(ip, remote.ip()),
             Err(_) => false,
         };
-        if let Some(endpoint) = self.listening.iter().find(reaches) {
+        if let Some(endpoint) = lock(&self.listening).iter().find(reaches) {
             return Ok(endpoint.clone());
         }
         let mut dialling = lock(&self.dialling);

@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::Direction;
+use peerkit_proto::event::{Direction, Reachability};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
-use peerkit_proto::overlay::reach::Reachability;
 use peerkit_proto::versions::Agreement;
 use serde::Serialize;
 

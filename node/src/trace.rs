@@ -120,6 +120,9 @@ pub(crate) fn event(event: &Event) {
         Event::NodeClockSkew { peer, seconds } => {
             info!(target: "peerkit::node", peer = %peer.id().short(), seconds, "clocks far apart");
         }
+        Event::NodeReachabilityChanged { reachability, why } => {
+            info!(target: "peerkit::node", reachability = reachability.name(), why = why.as_str(), "reachability changed");
+        }
         Event::NodeShutdownOrdered { owner } => {
             info!(target: "peerkit::node", owner = %owner.short(), "ordered to stop");
         }

@@ -4,6 +4,7 @@
 //! the same way.
 
 mod peer;
+mod reachability;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 pub use self::peer::{Direction, LinkEnd, Peer, Reason};
+pub use self::reachability::Reachability;
 
 use crate::address::Address;
 use crate::files::{Changes, FoundFile, SharedFile};
@@ -294,6 +296,13 @@ pub enum Event {
         /// Number of seconds by which the peer's clock is ahead of this node's clock. Negative if
         /// it is behind.
         seconds: i64,
+    },
+    /// Other nodes reach this node in another way than before, as far as it knows.
+    NodeReachabilityChanged {
+        /// The way.
+        reachability: Reachability,
+        /// The reason why this node thinks so, in words.
+        why: String,
     },
 }
 

@@ -11,7 +11,8 @@ pub use self::timers::{MAX_TIMERS, Timers, TooManyTimers};
 
 use crate::address::Address;
 use crate::event::{
-    ActionId, Broadcast, Event, LinkEnd, MessageFailure, NodeInfo, Peer, TimerId, Upload,
+    ActionId, Broadcast, Event, LinkEnd, MessageFailure, NodeInfo, Peer, Reachability, TimerId,
+    Upload,
 };
 use crate::files::{Changes, FoundFile, SharedFile};
 use crate::frame::Refusal;
@@ -246,6 +247,14 @@ pub trait Handler: Send {
     fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {}
     /// The clock of `peer` is `seconds` ahead of this node's: see [`Event::NodeClockSkew`].
     fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {}
+    /// Other nodes reach this node in another way than before: see [`Event::NodeReachabilityChanged`].
+    fn node_reachability_changed(
+        &mut self,
+        cx: &mut Context<'_>,
+        reachability: Reachability,
+        why: &str,
+    ) {
+    }
 }
 
 /// A callback as an application. It gets every event as a value.
@@ -362,6 +371,9 @@ impl Event {
                 handler.node_handler_panicked(cx, event, &panic);
             }
             Self::NodeClockSkew { peer, seconds } => handler.node_clock_skew(cx, &peer, seconds),
+            Self::NodeReachabilityChanged { reachability, why } => {
+                handler.node_reachability_changed(cx, reachability, &why);
+            }
         }
     }
 }

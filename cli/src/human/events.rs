@@ -46,6 +46,9 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let named = format!("{}  {}", digits(broadcast.id), text::moment(broadcast.time));
             format!("{author} to all: {title}{content}  {}", paint.faint(&named))
         }
+        Event::NodeReachabilityChanged { reachability, why } => {
+            format!("{up} {}: {}", status::way(*reachability), plain(why))
+        }
         Event::NodeShutdownOrdered { owner } => {
             format!("{down} the owner ({}) has stopped the network", owner.short())
         }

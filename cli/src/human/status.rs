@@ -71,14 +71,18 @@ fn addresses(addresses: &[Address]) -> String {
 }
 
 fn reach(status: &Status) -> String {
-    let way = match status.reachability {
+    format!("{}: {}", way(status.reachability), plain(&status.why))
+}
+
+/// Returns how others reach this node, in words.
+pub(super) fn way(reachability: Reachability) -> &'static str {
+    match reachability {
         Reachability::Direct => "others can dial this node",
         Reachability::Mapped => "others can dial this node through its router",
         Reachability::Punched => "others reach this node if both dial at the same time",
         Reachability::Relayed => "others reach this node through a third one",
-        _ => "not known yet",
-    };
-    format!("{way}: {}", status.why)
+        _ => "it is not known how others reach this node",
+    }
 }
 
 fn membership(status: &Status) -> String {

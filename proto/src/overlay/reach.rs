@@ -17,7 +17,7 @@ use super::context::Effect;
 use crate::address::{Address, Scheme};
 use crate::address_group::{AddressGroup, AddressGroups, PrivateNetwork};
 use crate::config::Config;
-use crate::event::{Direction, Peer};
+use crate::event::{Direction, Event, Peer, Reachability};
 use crate::id::NodeId;
 use crate::peer::{LinkTransport, Output};
 use crate::time::Instant;
@@ -52,6 +52,8 @@ pub(super) struct Reach {
     over_relays: BTreeSet<NodeId>,
     /// The peers that this node has dialled and that relay connections, with their addresses.
     relays: BTreeMap<NodeId, Address>,
+    /// The last reachability that the application was told.
+    reported: Reachability,
 }
 
 /// A peer that can be an observer.
@@ -67,38 +69,6 @@ enum ObserverState {
     Idle(Instant),
     /// The peer is an observer. It has told this address, if any.
     Observing(Option<SocketAddr>),
-}
-
-/// How other nodes can reach a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Reachability {
-    /// Other nodes dial it.
-    Direct,
-    /// A port of its router is mapped to it.
-    Mapped,
-    /// Other nodes reach it when both dial each other at the same time.
-    Punched,
-    /// Other nodes reach it through a third one only.
-    Relayed,
-    /// It is not known yet.
-    #[default]
-    Unknown,
-}
-
-impl Reachability {
-    /// Returns the word in JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Mapped => "mapped",
-            Self::Punched => "punched",
-            Self::Relayed => "relayed",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// How other nodes reach this one, and why this node thinks so.
@@ -136,6 +106,7 @@ impl Reach {
             over_quic: BTreeSet::new(),
             over_relays: BTreeSet::new(),
             relays: BTreeMap::new(),
+            reported: Reachability::default(),
         }
     }
 
@@ -175,11 +146,11 @@ impl Reach {
             Scheme::Tcp => {}
             Scheme::Quic => {
                 self.over_quic.insert(peer.id());
-                return;
+                return self.report(cx);
             }
             Scheme::Relay => {
                 self.over_relays.insert(peer.id());
-                return;
+                return self.report(cx);
             }
         }
         if transport.relays && peer.direction() == Direction::Outbound {
@@ -317,6 +288,7 @@ impl Reach {
 
     /// Makes further peers observers, or ends the observation if it is not needed any more.
     fn choose(&mut self, cx: &mut OverlayContext<'_>) {
+        self.report(cx);
         if !self.is_needed() {
             for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_observer()) {
                 peer.state = ObserverState::Idle(cx.now);
@@ -332,6 +304,14 @@ impl Reach {
                 peer.state = ObserverState::Observing(None);
                 cx.put(Effect::Out(Output::Observe(id)));
             }
+        }
+    }
+
+    /// Tells the application if the reachability of this node has changed.
+    fn report(&mut self, cx: &mut OverlayContext<'_>) {
+        let ReachStatus { reachability, why, .. } = self.status();
+        if std::mem::replace(&mut self.reported, reachability) != reachability {
+            cx.event(Event::NodeReachabilityChanged { reachability, why });
         }
     }
 
@@ -393,6 +373,14 @@ mod tests {
             self.act(|reach, cx| reach.link_up(cx, &peer, ip.parse().unwrap(), transport));
         }
 
+        fn link_over(&mut self, scheme: Scheme, n: u8) {
+            let address: Address = "198.51.100.9:7117".parse().unwrap();
+            let peer = Peer::new(id(n), String::new(), address, Direction::Inbound);
+            let transport = LinkTransport { scheme, ..LinkTransport::default() };
+            let ip = "198.51.100.9".parse().unwrap();
+            self.act(|reach, cx| reach.link_up(cx, &peer, ip, transport));
+        }
+
         fn unlink(&mut self, n: u8) {
             self.act(|reach, cx| reach.link_down(cx, id(n)));
         }
@@ -406,6 +394,9 @@ mod tests {
             let words = |effect: Effect| match effect {
                 Effect::Out(Output::Observe(id)) => format!("observe {}", id.as_bytes()[0]),
                 Effect::Out(Output::StopObserving(id)) => format!("stop {}", id.as_bytes()[0]),
+                Effect::Out(Output::Event(Event::NodeReachabilityChanged {
+                    reachability, ..
+                })) => reachability.name().to_owned(),
                 other => panic!("{other:?}"),
             };
             self.out.drain(..).map(words).collect()
@@ -455,10 +446,10 @@ mod tests {
         node.link(2, "192.168.1.2", Direction::Inbound);
         assert_eq!(node.out(), ["observe 1"]);
         node.link(3, "203.0.113.3", Direction::Inbound);
-        assert_eq!(node.out(), ["stop 1"]);
+        assert_eq!(node.out(), ["direct", "stop 1"]);
         assert!(node.part.seen().dialled);
         node.unlink(3);
-        assert_eq!(node.out(), ["observe 1"]);
+        assert_eq!(node.out(), ["unknown", "observe 1"]);
     }
 
     #[test]
@@ -481,6 +472,20 @@ mod tests {
         let many: Vec<String> = (0..20).map(|n| format!("192.168.1.{n}:7117")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(node.candidates(&many).len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn the_application_learns_how_others_reach_this_node() {
+        let mut node = TestBench::listening();
+        node.link_over(Scheme::Relay, 1);
+        assert_eq!(node.out(), ["relayed"]);
+        node.link_over(Scheme::Quic, 2);
+        node.link_over(Scheme::Quic, 3);
+        assert_eq!(node.out(), ["punched"], "once");
+        for (n, expected) in [(2, vec![]), (3, vec!["relayed"]), (1, vec!["unknown"])] {
+            node.unlink(n);
+            assert_eq!(node.out(), expected);
+        }
     }
 
     #[test]
