@@ -17,3 +17,4 @@ mod record;
 mod start;
 mod strangers;
 mod stream;
+mod udp;
