@@ -9,8 +9,7 @@ use peerkit_proto::hello::ALPN_QUIC_LINK;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::UdpSocket;
 
-use crate::attacker::sybils::{Sybils, honest_address};
-use crate::attacker::{Victim, config, key, tls, within};
+use crate::attacker::{Sybils, Victim, config, honest_address, key, tls, within};
 
 /// Returns the first packets of `count` dials.
 async fn first_packets(count: usize) -> Vec<Vec<u8>> {
