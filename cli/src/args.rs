@@ -323,8 +323,8 @@ pub(crate) struct ListenArgs {
     #[arg(long)]
     pub(crate) no_relay: bool,
 
-    /// Maximum rate at which this node relays for others, in bytes a second; one connection gets a
-    /// quarter of it at most [default: 1MiB]
+    /// Maximum rate at which this node relays for others, in bytes a second. One connection gets a
+    /// quarter of it, after its first mebibyte [default: 1MiB]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse, conflicts_with = "no_relay")]
     pub(crate) relay_rate: Option<u64>,
 }

@@ -44,8 +44,8 @@ pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 /// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets three packets.
 const MEETING_TIME: Duration = Duration::from_secs(4);
 
-/// Time after which relays are tried too. 1.3 s: a hole that can be punched mostly is after two round trips.
-const RELAY_AFTER: Duration = Duration::from_millis(1300);
+/// Time after which relays are tried too. 1 s: a hole that can be punched mostly is after two round trips.
+const RELAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
 /// and a name that resolves to thousands must not make this node dial them all.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use peerkit_proto::config::Config;
 use peerkit_proto::hello::{ALPN_QUIC_LINK, ALPN_QUIC_STREAM, EXPORTER_LABEL};
 use peerkit_proto::id::NodeId;
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
@@ -225,6 +226,8 @@ fn transport(config: &Config) -> TransportConfig {
     transport.max_concurrent_bidi_streams(streams.saturating_add(1).into());
     transport.max_concurrent_uni_streams(VarInt::from_u32(0));
     transport.datagram_receive_buffer_size(None);
+    // Paths between homes lose packets for other reasons than congestion.
+    transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
     transport
 }
 

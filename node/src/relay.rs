@@ -46,6 +46,10 @@ const CIRCUIT_SHARE: u64 = 4;
 /// Maximum time in which the relay reaches the other node.
 const REACH_TIME: Duration = Duration::from_secs(5);
 
+/// Number of bytes of a connection, in each direction, that are relayed at the rate for all. 1 MiB: messages, and the
+/// first piece of a file.
+const UNLIMITED_START: usize = 1 << 20;
+
 /// Number of bytes that are copied at a time.
 const PART: usize = 16 << 10;
 
@@ -238,6 +242,7 @@ async fn copy(
     total: &Rate,
 ) -> io::Result<()> {
     let mut buffer = vec![0; PART];
+    let mut copied = 0_usize;
     loop {
         let len = match from.read(&mut buffer).await {
             Ok(0) => return to.shutdown().await,
@@ -245,7 +250,10 @@ async fn copy(
             // The end can't be told apart from an attack, so it is not handed on as one.
             Err(error) => return Err(error),
         };
-        own.take(len).await;
+        copied = copied.saturating_add(len);
+        if copied > UNLIMITED_START {
+            own.take(len).await;
+        }
         total.take(len).await;
         to.write_all(buffer.get(..len).unwrap_or_default()).await?;
         to.flush().await?;

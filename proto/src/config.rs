@@ -42,7 +42,7 @@ pub struct Config {
     /// between one and three of ten pairs of homes reach each other in no other way.
     pub relay: bool,
     /// Maximum number of bytes a second that the node relays, for all connections together; 0 is no limit. 1 MiB: a
-    /// tenth of a common line. One connection gets a quarter of it at most.
+    /// tenth of a common line. One connection gets a quarter of it, after its first mebibyte.
     pub relay_rate: u64,
     /// Maximum number of inbound handshakes on which TLS is not finished. One more drops the oldest
     /// of the address group with most. As many may have finished TLS and wait for the dialler's
