@@ -71,7 +71,9 @@ fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
             link::Output::Greeted(_) => link.admit(now),
             link::Output::Messages(messages) => link.delivered(now, messages.len() as u64, 1),
             link::Output::Frame(frame) if frame.is_application() => link.delivered(now, 1, 1),
-            link::Output::Frame(_) | link::Output::GoodbyeReceived(_) => {}
+            // A goodbye in place of Hello is the end of the link.
+            link::Output::GoodbyeReceived(_) => ended |= link.poll_timeout().is_none(),
+            link::Output::Frame(_) => {}
             link::Output::Closed(_) => ended = true,
         }
     }

@@ -437,3 +437,16 @@ fn both_ends_close_the_link_after_silence() {
     let silent = Some(Reason::Silent(Duration::from_secs(45)));
     assert_eq!(pair.closed, [silent.clone(), silent]);
 }
+
+#[test]
+fn a_goodbye_in_place_of_hello_is_the_end_of_the_link() {
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("ann"), &Arc::default());
+    assert!(matches!(outputs(&mut link)[..], [Output::Send(Frame::Hello(_))]));
+    let goodbye = Frame::Goodbye { reason: Reason::Full, received: 0 };
+    feed(&mut link, at(1.0), &[goodbye, Frame::Ping(1)]);
+    assert_eq!(outputs(&mut link), [Output::GoodbyeReceived(Reason::Full)]);
+    assert_eq!(link.poll_timeout(), None);
+    feed(&mut link, at(2.0), &[Frame::Ping(2)]);
+    link.handle_timeout(at(100.0));
+    assert!(outputs(&mut link).is_empty());
+}
