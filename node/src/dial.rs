@@ -34,14 +34,14 @@ mod foreign;
 mod staggered;
 
 pub(crate) use foreign::{DialOrigin, DialPermit, ForeignDials, NotDialled};
-use staggered::any_success;
 pub(crate) use staggered::first_success;
+use staggered::staggered_success;
 
 /// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
 /// Time for which two nodes dial each other to punch a hole. 4 s: DCUtR succeeds at its first attempt in 97.6 % of all
-/// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets three packets.
+/// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets few packets.
 const MEETING_TIME: Duration = Duration::from_secs(4);
 
 /// Time after which relays are tried too. 1 s: a hole that can be punched mostly is after two round trips.
@@ -216,7 +216,7 @@ where
     let punching = async {
         let Some(first) = candidates.first().cloned() else { return Err(Vec::new()) };
         // The other node dials at this moment too, so no candidate waits for another.
-        let connected = any_success(candidates, MAX_DIALLED, &attempt);
+        let connected = staggered_success(candidates, MAX_DIALLED, Duration::ZERO, &attempt);
         tokio::time::timeout(MEETING_TIME, connected).await.unwrap_or_else(|_| {
             let why = format!("no hole was punched within {} s", MEETING_TIME.as_secs());
             Err(vec![Error::Connect { address: first, error: timed_out(why) }])

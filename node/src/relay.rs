@@ -65,13 +65,13 @@ mod status {
 #[derive(Debug)]
 pub(crate) struct Circuits {
     permits: Arc<Semaphore>,
-    rate: Arc<Rate>,
+    rate: Rate,
 }
 
 impl Circuits {
     /// Relays at most `rate` bytes a second; 0 is no limit.
     pub(crate) fn new(rate: u64) -> Self {
-        Self { permits: Arc::new(Semaphore::new(MAX_CIRCUITS)), rate: Arc::new(Rate::new(rate)) }
+        Self { permits: Arc::new(Semaphore::new(MAX_CIRCUITS)), rate: Rate::new(rate) }
     }
 
     /// Returns the number of connections that are relayed at the moment.
@@ -79,6 +79,8 @@ impl Circuits {
         MAX_CIRCUITS.saturating_sub(self.permits.available_permits())
     }
 }
+
+type Boxed = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Returns whether this node relays connections between others.
 pub(crate) fn serves(inner: &Inner) -> bool {
@@ -107,8 +109,6 @@ pub(crate) fn start(inner: &Arc<Inner>) {
         inner.served.streams.insert(RELAYED_PROTOCOL, accepting);
     }
 }
-
-type Boxed = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Connects to the node that `address` names, through the relay at its host and port.
 pub(crate) async fn dial(
@@ -206,14 +206,14 @@ async fn relay(inner: Arc<Inner>, mut stream: Stream) {
     if stream.write_all(&[status::RELAYED]).await.is_err() || stream.flush().await.is_err() {
         return;
     }
-    let total = inner.circuits.rate.clone();
+    let total = &inner.circuits.rate;
     let own = Rate::new(total.get().div_ceil(CIRCUIT_SHARE));
     let (from_one, to_one) = tokio::io::split(&mut stream);
     let (from_other, to_other) = tokio::io::split(&mut other);
     let copying = async {
         tokio::try_join!(
-            copy(from_one, to_other, &own, &total),
-            copy(from_other, to_one, &own, &total)
+            copy(from_one, to_other, &own, total),
+            copy(from_other, to_one, &own, total)
         )
     };
     tokio::select! {
@@ -247,7 +247,7 @@ async fn copy(
         let len = match from.read(&mut buffer).await {
             Ok(0) => return to.shutdown().await,
             Ok(len) => len,
-            // The end can't be told apart from an attack, so it is not handed on as one.
+            // The stream is cut off. If it were shut down at the other side, that end would take it for complete.
             Err(error) => return Err(error),
         };
         copied = copied.saturating_add(len);

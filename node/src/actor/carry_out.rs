@@ -151,6 +151,8 @@ impl Actor {
                 self.inner.peers.remember_anchors(&self.inner.tasks.tracker, anchors);
             }
             Output::Observe(id) => {
+                // Tasks of observers that did not answer have ended by themselves.
+                self.observing.retain(|_, task| !task.is_finished());
                 let task = self.inner.tasks.spawn(self.inner.clone().observe(id));
                 self.observing.insert(id, task.abort_handle());
             }

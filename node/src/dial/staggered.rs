@@ -28,29 +28,15 @@ where
     E: Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
 {
-    try_ways(ways, max, STAGGER, attempt).await
+    staggered_success(ways, max, STAGGER, attempt).await
 }
 
-/// Tries at most `max` of `ways` at the same moment until one succeeds.
+/// Does the same as [`first_success`], with another time after which the next way is tried. If it is zero, all ways are
+/// tried at the same moment.
 ///
 /// # Errors
 /// As for [`first_success`].
-pub(crate) async fn any_success<W, T, E, F>(
-    ways: impl IntoIterator<Item = W>,
-    max: usize,
-    attempt: impl Fn(W) -> F,
-) -> Result<T, Vec<E>>
-where
-    W: PartialEq,
-    T: Send + 'static,
-    E: Send + 'static,
-    F: Future<Output = Result<T, E>> + Send + 'static,
-{
-    try_ways(ways, max, Duration::ZERO, attempt).await
-}
-
-/// Tries ways, the next one `stagger` after the one before, or once an attempt fails.
-async fn try_ways<W, T, E, F>(
+pub(crate) async fn staggered_success<W, T, E, F>(
     ways: impl IntoIterator<Item = W>,
     max: usize,
     stagger: Duration,

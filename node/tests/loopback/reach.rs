@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Config, Direction, Error, FetchRequest, Node, Reachability, Scheme};
+use peerkit::{Config, Direction, Error, FetchRequest, Node, NodeId, Reachability, Scheme};
 
 /// Returns a member whose TCP addresses no other node can dial, as behind a NAT. It has joined through `member`.
 async fn behind_nat(name: &str, ip: &str, member: &Node, udp: bool) -> Node {
@@ -22,6 +22,30 @@ async fn public_member() -> Node {
     Node::builder().name("public").listen("127.1.0.1:0").config(config).spawn().await.unwrap()
 }
 
+/// Waits until a node knows at which address a peer sees it.
+async fn wait_until_seen(node: &Node) {
+    within("the observer", async {
+        while node.status().await.seen_at != [address_of(node)] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Shares a file of `size` bytes at one node and fetches it at the other. Checks that it is the same, and returns its
+/// sources.
+async fn fetch(from: &Node, to: &Node, size: usize) -> Result<Vec<NodeId>, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let content = SeededRandom(7).bytes(size);
+    let path = folder.path().join("shared");
+    std::fs::write(&path, &content).unwrap();
+    let shared = from.share(&path).await.unwrap().shared;
+    let copy = folder.path().join("copy");
+    let fetched = within("the fetch", to.fetch(FetchRequest::new(shared.hash).to(&copy))).await?;
+    assert!(std::fs::read(copy).unwrap() == content);
+    Ok(fetched.sources)
+}
+
 #[tokio::test]
 async fn two_nodes_that_no_other_node_can_dial_fetch_from_each_other_through_a_punched_hole() {
     let public = public_member().await;
@@ -30,22 +54,9 @@ async fn two_nodes_that_no_other_node_can_dial_fetch_from_each_other_through_a_p
         behind_nat("bob", "127.3.0.1", &public, true),
     );
     for node in [&ann, &bob] {
-        within("the observer", async {
-            while node.status().await.seen_at != [address_of(node)] {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        wait_until_seen(node).await;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let content = SeededRandom(6).bytes(3 << 20);
-    let path = folder.path().join("a song");
-    std::fs::write(&path, &content).unwrap();
-    let shared = bob.share(&path).await.unwrap().shared;
-    let to = folder.path().join("copy");
-    let fetched = within("the fetch", ann.fetch(FetchRequest::new(shared.hash).to(&to))).await;
-    assert_eq!(fetched.unwrap().sources, [bob.id()]);
-    assert!(std::fs::read(to).unwrap() == content);
+    assert_eq!(fetch(&bob, &ann, 3 << 20).await.unwrap(), [bob.id()]);
     let peer = ann.peer(bob.id()).unwrap();
     assert!(peer.address().scheme == Scheme::Quic || peer.direction() == Direction::Inbound);
     shutdown([&ann, &bob, &public]).await;
@@ -72,19 +83,6 @@ async fn messages_to_a_node_that_cannot_be_dialled_soon_use_a_punched_link() {
     ann.send(bob.id(), "over the link").await.unwrap();
     assert_eq!(next_text(&mut at_bob).await, "over the link");
     shutdown([&ann, &bob, &public]).await;
-}
-
-/// Shares a file of `size` bytes at one node and fetches it at the other. Checks that it is the same.
-async fn fetch(from: &Node, to: &Node, size: usize) -> Result<(), Error> {
-    let folder = tempfile::tempdir().unwrap();
-    let content = SeededRandom(7).bytes(size);
-    let path = folder.path().join("shared");
-    std::fs::write(&path, &content).unwrap();
-    let shared = from.share(&path).await.unwrap().shared;
-    let copy = folder.path().join("copy");
-    within("the fetch", to.fetch(FetchRequest::new(shared.hash).to(&copy))).await?;
-    assert!(std::fs::read(copy).unwrap() == content);
-    Ok(())
 }
 
 #[tokio::test]
@@ -119,12 +117,7 @@ async fn a_node_is_connected_by_its_identity_alone_directly_or_through_a_relay()
         );
         if udp {
             for node in [&ann, &bob] {
-                within("the observer", async {
-                    while node.status().await.seen_at.is_empty() {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                })
-                .await;
+                wait_until_seen(node).await;
             }
         }
         let peer = within("the link", ann.connect(bob.id())).await.unwrap();

@@ -191,8 +191,10 @@ impl Reach {
     ) {
         let Some(peer) = self.peers.get_mut(&by).filter(|peer| peer.is_observer()) else { return };
         peer.state = match address {
-            Some(_) => ObserverState::Observing(address),
-            None => ObserverState::Idle(cx.now + RETRY_AFTER),
+            // An address that no node can have counts as no answer. Other nodes would end the link with this one if it
+            // were in a record.
+            Some(seen) if is_usable(seen) => ObserverState::Observing(address),
+            _ => ObserverState::Idle(cx.now + RETRY_AFTER),
         };
         self.choose(cx);
     }
@@ -344,6 +346,12 @@ impl Reach {
     }
 }
 
+/// Returns whether a node can have this address.
+fn is_usable(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}
+
 impl UdpPeer {
     fn is_observer(&self) -> bool {
         matches!(self.state, ObserverState::Observing(_))
@@ -437,6 +445,17 @@ mod tests {
         node.act(Reach::handle_timeout);
         assert_eq!(node.out(), ["observe 1"]);
         assert_eq!(node.part.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_address_that_no_node_can_have_counts_as_no_answer() {
+        for lie in ["203.0.113.1:0", "0.0.0.0:7117", "[::]:7117", "224.0.0.251:7117"] {
+            let mut node = TestBench::listening();
+            node.link(1, "198.51.100.1", Direction::Outbound);
+            node.see(1, Some(lie));
+            assert_eq!(node.part.seen().udp, [], "{lie}");
+            assert_eq!(node.part.poll_timeout(), Some(node.now + RETRY_AFTER));
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::id::NodeId;
 use crate::overlay::reach::{MAX_CANDIDATES, MAX_RELAYS};
 use crate::time::Instant;
 
-/// Maximum number of meetings under way. 16: each sends at most 24 packets, so all together send as much as one small
-/// download in a second.
+/// Maximum number of meetings under way. 16: each sends a few packets to eight addresses at most, so all together send
+/// as much as one small download.
 pub const MAX_MEETINGS: usize = 16;
 
 /// The token of a call-back that asks for a link only. Otherwise the called node would also open a stream.
