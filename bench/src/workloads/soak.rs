@@ -38,8 +38,10 @@ const PROGRESS: Duration = Duration::from_secs(60);
 /// Time for which a restarted node is away.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Time for which the attackers make one kind of attack, before they turn to the next kind.
-const ATTACK_TIME: Duration = Duration::from_secs(120);
+/// Time for which the attackers attack one node with one kind of frames. After 30 such times, ten minutes, each node
+/// has had each of the three kinds. A quarter of a run of two hours has three such cycles, so all quarters have the
+/// same attacks, and their memory can be compared.
+const ATTACK_TIME: Duration = Duration::from_secs(20);
 
 /// Number of the attackers' links, and of the frames that they send in a second together.
 const HOSTILE_LINKS: usize = 64;
