@@ -11,6 +11,7 @@ use neighbours::{EVICTION_INTERVAL, EVICTIONS_BURST};
 use passive::{RETRY_MAX, RETRY_MIN};
 
 mod feelers;
+mod further;
 mod outbound;
 
 type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
