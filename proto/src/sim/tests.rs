@@ -1,7 +1,7 @@
 //! Tests of the network model: dials, links, faults, clocks and joins.
 
 use super::*;
-use crate::event::{ActionId, Event, LinkEnd, Peer};
+use crate::event::{ActionId, Event, LinkEnd, Peer, Reason};
 use crate::handler::Callback;
 use crate::peer::JoinError;
 
