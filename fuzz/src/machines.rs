@@ -18,6 +18,7 @@ use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{
     Command, ConnectionId, Greeted, Input, LinkTransport, Machine, OperationId, Output, Payload,
+    Purpose,
 };
 use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
@@ -84,6 +85,8 @@ fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
 /// neighbour that sends it.
 pub fn overlay(data: &[u8]) {
     let (mut shell, _) = asking_node();
+    // After the query, whose id the corpus contains.
+    shell.handle(Input::Command(Command::Meets { over_udp: true, over_relays: true }));
     let mut rest = data;
     while let Some((&from, bytes)) = rest.split_first() {
         let Some(len) = bytes.first_chunk().map(|len| u32::from_le_bytes(*len) as usize) else {
@@ -187,6 +190,14 @@ impl Shell {
                     let here = matches!(what, QueryKind::SignedCallBack { .. });
                     let files = if here { Vec::new() } else { vec![file()] };
                     inputs.push_back(Input::Command(Command::Answer { query, files, here }));
+                }
+                Some(Output::Observe(by)) => {
+                    let address = Some(([192, 0, 2, 1], 20_000).into());
+                    inputs.push_back(Input::Observed { by, address });
+                }
+                Some(Output::Dial { dial, purpose: Purpose::Meeting, .. }) => {
+                    let error = "no hole was punched".to_owned();
+                    inputs.push_back(Input::DialFailed { dial, error });
                 }
                 Some(Output::LookUpAddresses(id)) => {
                     inputs.push_back(Input::AddressesLookedUp { id, addresses: Vec::new() });

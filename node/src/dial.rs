@@ -14,6 +14,7 @@ use peerkit_proto::hello::{FEATURE_RELAY, FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::node_record::MAX_RECORD_ADDRESSES;
+use peerkit_proto::peer::meetings::{MEETING_TIME, MeetingAddresses, RELAY_AFTER};
 use peerkit_proto::peer::{DialError, DialId, Input, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -39,13 +40,6 @@ use staggered::staggered_success;
 
 /// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
-
-/// Time for which two nodes dial each other to punch a hole. 4 s: DCUtR succeeds at its first attempt in 97.6 % of all
-/// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets few packets.
-const MEETING_TIME: Duration = Duration::from_secs(4);
-
-/// Time after which relays are tried too. 1 s: a hole that can be punched mostly is after two round trips.
-const RELAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
 /// and a name that resolves to thousands must not make this node dial them all.
@@ -202,7 +196,7 @@ async fn connect_first(
 }
 
 /// Meets a node at the first of its addresses that connects. The candidates for hole punching are dialled at the same
-/// moment. The relays follow once all have failed, or after [`RELAY_AFTER`].
+/// moment. The relays follow once all have failed, or after [`RELAY_AFTER`]: see [`MeetingAddresses`].
 async fn meet<T, F>(
     addresses: Vec<Address>,
     attempt: impl Fn(Address) -> F,
@@ -211,8 +205,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
-    let (relays, candidates): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address.scheme == Scheme::Relay);
+    let MeetingAddresses { candidates, relays } = MeetingAddresses::of(addresses);
     let punching = async {
         let Some(first) = candidates.first().cloned() else { return Err(Vec::new()) };
         // The other node dials at this moment too, so no candidate waits for another.

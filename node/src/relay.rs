@@ -17,6 +17,7 @@ use std::time::Duration;
 use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::circuits::{self, CircuitRefusal, MAX_CIRCUITS};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
@@ -37,9 +38,6 @@ pub(crate) const RELAY_PROTOCOL: &str = "peerkit-relay/1";
 /// The protocol of the streams from a relay.
 pub(crate) const RELAYED_PROTOCOL: &str = "peerkit-relayed/1";
 
-/// Maximum number of connections that a node relays. 16: as in libp2p.
-const MAX_CIRCUITS: usize = 16;
-
 /// The share of the rate for all connections that one gets at most.
 const CIRCUIT_SHARE: u64 = 4;
 
@@ -55,10 +53,20 @@ const PART: usize = 16 << 10;
 
 /// The byte with which a relay answers.
 mod status {
+    use peerkit_proto::peer::circuits::CircuitRefusal;
+
     pub(super) const RELAYED: u8 = 0;
     pub(super) const BUSY: u8 = 1;
     pub(super) const NO_LINK: u8 = 2;
-    pub(super) const NOT_REACHED: u8 = 3;
+    const NOT_REACHED: u8 = 3;
+
+    pub(super) fn of(refusal: CircuitRefusal) -> u8 {
+        match refusal {
+            CircuitRefusal::Busy => BUSY,
+            CircuitRefusal::NoLink => NO_LINK,
+            _ => NOT_REACHED,
+        }
+    }
 }
 
 /// The connections that this node relays.
@@ -190,16 +198,17 @@ async fn relay(inner: Arc<Inner>, mut stream: Stream) {
         tokio::time::timeout(inner.config.handshake_timeout, stream.read_exact(&mut target));
     let Ok(Ok(_)) = reading.await else { return };
     let target = NodeId::from_bytes(target);
-    let Ok(_permit) = inner.circuits.permits.clone().try_acquire_owned() else {
-        return refuse(stream, status::BUSY).await;
-    };
     let linked = inner.links.get_open(target);
-    let Some(conn) = linked.filter(|conn| conn.transport.scheme != Scheme::Relay) else {
-        return refuse(stream, status::NO_LINK).await;
+    let scheme = linked.as_ref().map(|conn| conn.transport.scheme);
+    let checked = circuits::check(inner.circuits.count(), scheme);
+    let permit = inner.circuits.permits.clone().try_acquire_owned();
+    let (Some(conn), Ok(_permit)) = (linked.filter(|_| checked.is_ok()), permit) else {
+        let refusal = checked.err().unwrap_or(CircuitRefusal::Busy);
+        return refuse(stream, status::of(refusal)).await;
     };
     let reaching = tokio::time::timeout(REACH_TIME, reach(&inner, conn));
     let Ok(Ok(mut other)) = reaching.await else {
-        return refuse(stream, status::NOT_REACHED).await;
+        return refuse(stream, status::of(CircuitRefusal::NotReached)).await;
     };
     let from = stream.peer();
     tracing::debug!(from = %from.short(), to = %target.short(), "relaying a connection");

@@ -32,6 +32,7 @@ use crate::overlay::{Effect, NodeSetup, Overlay};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
+pub mod circuits;
 pub mod congestion;
 mod dials;
 mod links;

@@ -40,6 +40,10 @@
 //! - **A dial** takes two round trips (TCP, then TLS 1.3) and one more for the Hellos. It is refused
 //!   after one round trip if the node is not running. It fails after `connect_timeout` if the node is behind
 //!   a NAT, across a partition, or has vanished, because such nodes do not answer.
+//! - **NATs.** A node behind a NAT of one of the [kinds](Nat) of RFC 4787 reaches others over UDP as on a real node: peers
+//!   tell it where they see it, and the two nodes dial each other at the same time. Packets get through the routers or
+//!   do not. Where no hole can be punched, a third node relays the connection. The rates of relays are not limited, and
+//!   all other nodes that can't be dialled are behind firewalls that let in no packet.
 //! - **A link** delivers frames in order. A frame first waits until its line, which models the bandwidth, has
 //!   sent the frames before it. Then it takes the latency of the two nodes. Queues that are crowded or full
 //!   behave as on a real node.
@@ -69,26 +73,24 @@
 //! Folders can't be shared in the simulator, and a search matches words but no patterns. Tickets, rate
 //! limits and streams of applications are not simulated.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{NodeInfo, Reason};
-use crate::frame::broadcast::Batch;
+use crate::event::NodeInfo;
 use crate::frame::query::QueryKind;
-use crate::handler::{Context, Handler, Timers};
+use crate::handler::{Context, Handler};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
+use crate::overlay::Overlay;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::{NodeSetup, Overlay};
-use crate::peer::{BroadcastReceipt, Command, ConnectionId, Input, Machine, OperationId};
-use crate::time::{Instant, Now};
+use crate::peer::{BroadcastReceipt, Command, ConnectionId, OperationId};
+use crate::time::Instant;
 use crate::verify::Verifier;
 
 mod actions;
@@ -96,6 +98,7 @@ mod dial;
 mod direct;
 mod eclipse;
 mod ends;
+mod events;
 mod faults;
 mod fetch;
 mod files;
@@ -103,7 +106,9 @@ mod flood;
 mod graph;
 mod liar;
 mod link;
+mod meet;
 mod members;
+mod nat;
 mod network;
 mod node;
 mod probe;
@@ -125,11 +130,12 @@ use link::SimulatedLink;
 use network::{address, public_ip};
 use node::{NodeRun, SimulatedHandlerHost, SimulatedNode, derive_seed};
 use probe::SimulatedProbe;
-use queue::{SimEvent, SimEventQueue};
+use queue::SimEventQueue;
 use requests::PendingRequest;
 use shell::Work;
 
 pub use liar::Lies;
+pub use nat::{Dependence, Nat};
 pub use network::{Latency, Network};
 pub use node::{Joining, NodeOptions};
 pub use stats::{Count, Stats};
@@ -474,131 +480,5 @@ impl<H: Handler> Sim<H> {
     #[must_use]
     pub fn trace_hash(&self) -> Hash {
         Hash::from_bytes(*self.trace.finalize().as_bytes())
-    }
-
-    fn start(&mut self, index: usize) {
-        let unix = self.nodes[index].wall_clock(self.unix());
-        let node = &mut self.nodes[index];
-        // Work and most events contain the number of their run, so those of earlier runs are ignored from
-        // here on.
-        node.run += 1;
-        let epoch = node.next_epoch(unix);
-        let setup = NodeSetup {
-            key: node.key.clone(),
-            name: node.name.clone(),
-            network: NETWORK.to_owned(),
-            // By the node's own clock. If that is wrong, it is wrong in everything that the node signs.
-            epoch,
-            manual: node.options.manual,
-        };
-        let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
-        let now = Now { monotonic: self.now, unix };
-        let config = eclipse::config_of(&node.options, &self.config);
-        let mut machine = Machine::new(now, setup, &config, seed);
-        // One cache for all nodes saves most of the time for signatures. It changes no outcome, because a
-        // signature's validity depends only on its bytes.
-        machine.verify_with(self.verifier.clone());
-        node.running = Some(NodeRun {
-            machine,
-            started: self.now,
-            started_unix: unix,
-            epoch,
-            handles: BTreeMap::new(),
-            info: BTreeMap::new(),
-            last_action: Cell::new(0),
-            timers: Timers::default(),
-            joins: BTreeMap::new(),
-            dials: BTreeMap::new(),
-            wake: None,
-            stopping: false,
-        });
-        let listens = address(node.announced_ip(index));
-        let known: Vec<_> =
-            node.known_addresses.iter().map(|(id, address)| (*id, vec![address.clone()])).collect();
-        let kept: Vec<Batch> = node.stored_broadcasts.clone();
-        self.command(index, Command::Addresses(vec![listens]));
-        if !known.is_empty() {
-            self.command(index, Command::Known(known));
-        }
-        if !kept.is_empty() {
-            self.command(index, Command::Restore(kept));
-        }
-        self.settle();
-    }
-
-    fn process_event(&mut self, at: Instant, event: SimEvent) {
-        self.now = at;
-        match event {
-            SimEvent::WakeNode { node } => self.wake_node(node),
-            SimEvent::Arrive { connection, side } => self.arrive(connection, side),
-            SimEvent::LineFree { connection, side } => self.line_free(connection, side),
-            SimEvent::LinkSilent { connection, side, cuts } => {
-                self.link_silent(connection, side, cuts);
-            }
-            SimEvent::GoodbyeTimeout { connection, side } => {
-                self.goodbye_timed_out(connection, side);
-            }
-            SimEvent::LinkLost { connection, side } => {
-                self.end_abruptly(connection, side, Reason::Lost("the other end is gone".into()));
-            }
-            SimEvent::Dial { dial, step } => self.step_dial(dial, step),
-            SimEvent::Probe { probe, step } => self.step_probe(probe, step),
-            SimEvent::Pong { ping } => self.pong(ping),
-            SimEvent::RequestTimeout { request } => self.request_timed_out(request),
-            SimEvent::Stream { stream, step } => self.step_stream(stream, step),
-            SimEvent::WakeFetch { fetch } => self.wake_fetch(fetch),
-            SimEvent::SourceUnreachable { fetch, source } => self.source_unreachable(fetch, source),
-            SimEvent::Timer { node, run } => self.timers_expired(node, run),
-            SimEvent::EndRun { node, run } => {
-                if self.nodes[node].run == run {
-                    self.end_run(node, true);
-                }
-            }
-        }
-        self.settle();
-    }
-
-    fn command(&mut self, node: usize, command: Command) {
-        self.input(node, Input::Command(command));
-    }
-
-    /// Returns the right time, in milliseconds since 1970.
-    fn unix(&self) -> u64 {
-        let millis = self.now.since_origin().as_millis();
-        BEGIN.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX))
-    }
-
-    fn next_operation(&mut self) -> OperationId {
-        OperationId(self.next_id())
-    }
-
-    fn next_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
-
-    /// Returns a random duration from zero to `max`.
-    fn random_duration(&mut self, max: Duration) -> Duration {
-        // Leaves room for the 1 that is added.
-        let micros = u64::try_from(max.as_micros()).unwrap_or(u64::MAX - 1);
-        match micros {
-            0 => Duration::ZERO,
-            micros => Duration::from_micros(self.rng.next_u64() % (micros + 1)),
-        }
-    }
-
-    /// Returns whether two nodes are cut off from each other: nothing gets from either node to the other.
-    fn is_cut(&self, a: usize, b: usize) -> bool {
-        let (a, b) = (&self.nodes[a], &self.nodes[b]);
-        // All nodes are in group 0 while there is no partition.
-        a.partition_group != b.partition_group || a.vanished || b.vanished
-    }
-
-    /// Adds an event to the trace: its name, the two nodes that it concerns, and more bytes.
-    fn trace_event(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
-        let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
-        // The time is included, so that runs that differ only in their delays have different hashes.
-        let nanos = self.now.since_origin().as_nanos().to_le_bytes();
-        self.trace.update(&nanos).update(what.as_bytes()).update(&a).update(&b).update(more);
     }
 }

@@ -72,12 +72,15 @@ pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a co
   expect = { delivered_percent = 100, redundancy = 1.5 }
 
 Other keys of the file are `about`, `jitter`, `bandwidth` (bytes a second), `nat_percent`,
-`liars_percent`, `forgers_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
+`liars_percent`, `forgers_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`. With
+`nat_kinds = true`, the nodes that can't be dialled are behind NATs of several kinds, and reach
+others by hole punching and relays.
 All actions of a step begin at the same time, and the step ends with its last action. These are the
 actions, with their keys and the defaults in brackets:
   join       within, through (1: number of nodes that start first, which the others join through)
   wait       a time
   broadcast  every, for, authors (0: a random node each time), size (100), patience ("10s")
+  fetch      every, for, size (100), patience ("10s"): nodes fetch files from each other
   crash      percent, silently (false)
   replace    percent_per_minute, for, through (1: members that a new node joins through)
   partition  for, parts (2)
@@ -87,7 +90,8 @@ actions, with their keys and the defaults in brackets:
 A step can expect bounds of these results: not_joined, components, links_over_view,
 one_component_within, delivered_percent, delivered_twice, delivered_within, altered, redundancy,
 last_node_over_best, worst_over_best, honest_components, honest_neighbours, discovery_errors,
-queries_over_links, slow_links, two_honest_neighbours_percent, beacons_a_minute.
+queries_over_links, slow_links, two_honest_neighbours_percent, beacons_a_minute, fetched_percent,
+fetched_within, fetched_directly, fetched_relayed, relayed_needlessly.
 
 Examples:
   peerkit sim simulations/join.toml              runs it once, with seed 1

@@ -20,6 +20,8 @@
 //!   network find each other again.
 //! - Nodes that were reached by an own dial or probe are kept in an address book (see `book`), which is larger
 //!   than the passive view. A member probes them slowly even while it has all its neighbours.
+//! - The nodes that a new neighbour names are tested. A neighbour that names only nodes that do not exist counts for
+//!   nothing (see `trial`).
 //! - Each node record is signed by its node. Records are accepted at a bounded rate, and those of one group
 //!   of addresses fill only a share of the passive view (see `passive`).
 
@@ -36,7 +38,7 @@ use crate::frame::membership::{
     Disconnect, MAX_RECORDS, Need, NeighbourOutcome, NeighbourReply, Probe,
 };
 use crate::id::{Key, NodeId};
-use crate::node_record::{MAX_RECORD_ADDRESSES, NodeRecord};
+use crate::node_record::NodeRecord;
 use crate::overlay::away::KeptAwayNodes;
 use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::time::{Instant, earliest};
@@ -47,11 +49,13 @@ mod budget;
 mod exchange;
 mod neighbours;
 pub(crate) mod outbound;
+mod own_record;
 mod partition;
 mod passive;
 mod seek;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use book::{AddressBook, FEEL_FIRST, MAX_FIRST_FEELERS};
 use budget::RecordBudgets;
@@ -59,6 +63,7 @@ use neighbours::{Evictions, Neighbour, is_outbound_link};
 use outbound::{Origin, OutboundSearch};
 use partition::{PartitionCheck, Received};
 use passive::PassiveView;
+use trial::Trials;
 
 /// Number of steps of the random walk that announces a new node: ARWL in the paper.
 const JOIN_STEPS: u8 = 6;
@@ -107,8 +112,6 @@ const REPAIR_EVERY: Duration = Duration::from_secs(5);
 
 /// Maximum age of a valid record, in milliseconds.
 const MAX_RECORD_AGE: u64 = 24 * 60 * 60 * 1000;
-/// Age at which this node signs its own record again, in milliseconds.
-const RESIGN_RECORD_AGE: u64 = 60 * 60 * 1000;
 
 /// The nodes that a node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -150,6 +153,7 @@ pub(super) struct Membership {
     pinned: BTreeSet<NodeId>,
     passive: PassiveView,
     book: AddressBook,
+    trials: Trials,
     /// Nodes that were asked for a place over a link, and have not answered.
     asked: BTreeMap<NodeId, PlaceRequest>,
     dials: BTreeMap<NodeId, NeighbourDial>,
@@ -233,6 +237,7 @@ impl Membership {
             pinned: BTreeSet::new(),
             passive: PassiveView::new(config.passive_view, config.address_groups()),
             book: AddressBook::new(config.address_groups()),
+            trials: Trials::default(),
             asked: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -302,6 +307,7 @@ impl Membership {
         // learns addresses from them.
         (self.may_join, self.member) = (false, false);
         self.pinned.clear();
+        self.trials.clear();
         self.asked.clear();
         self.dials.clear();
         self.reserved.clear();
@@ -360,40 +366,6 @@ impl Membership {
             if at < first {
                 self.passive.add_known(cx, id, addresses);
             }
-        }
-    }
-
-    pub(super) fn set_addresses(&mut self, cx: &mut OverlayContext<'_>, addresses: &[Address]) {
-        self.record = NodeRecord::sign(&self.key, &self.network, cx.unix, addresses);
-    }
-
-    /// Returns this node's record, signed within the last hour.
-    pub(super) fn current_record(&mut self, cx: &mut OverlayContext<'_>) -> NodeRecord {
-        self.resign_record(cx);
-        self.record.clone()
-    }
-
-    /// Returns this node's record for a request to call it back. It also has `candidates` for hole punching, which
-    /// are no addresses that every node can dial.
-    pub(super) fn call_back_record(
-        &mut self,
-        cx: &mut OverlayContext<'_>,
-        candidates: &[Address],
-    ) -> NodeRecord {
-        let record = self.current_record(cx);
-        if candidates.is_empty() {
-            return record;
-        }
-        let own = record.addresses.into_iter().take(MAX_RECORD_ADDRESSES / 2);
-        let addresses: Vec<_> = own.chain(candidates.iter().cloned()).collect();
-        NodeRecord::sign(&self.key, &self.network, cx.unix, &addresses)
-    }
-
-    /// Signs this node's record again if it is old.
-    fn resign_record(&mut self, cx: &mut OverlayContext<'_>) {
-        if cx.unix.saturating_sub(self.record.time) > RESIGN_RECORD_AGE {
-            let addresses = std::mem::take(&mut self.record.addresses);
-            self.set_addresses(cx, &addresses);
         }
     }
 

@@ -35,8 +35,35 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Interval at which the nodes at both ends of a relayed link try to make a direct one.
 const UPGRADE_EVERY: Duration = Duration::from_secs(30);
 
+/// Time for which two nodes dial each other to punch a hole. 4 s: DCUtR succeeds at its first attempt in 97.6 % of all
+/// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets few packets.
+pub const MEETING_TIME: Duration = Duration::from_secs(4);
+
+/// Time after which relays are tried too. 1 s: a hole that can be punched mostly is after two round trips.
+pub const RELAY_AFTER: Duration = Duration::from_secs(1);
+
 /// Maximum number of nodes for which that time is remembered.
 const MAX_ASKED: usize = 256;
+
+/// The addresses of a dial of a meeting, by their use. The candidates are dialled at the same moment, for
+/// [`MEETING_TIME`]. The relays follow once all candidates have failed, or after [`RELAY_AFTER`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeetingAddresses {
+    /// The candidates for hole punching.
+    pub candidates: Vec<Address>,
+    /// The addresses at relays, best first.
+    pub relays: Vec<Address>,
+}
+
+impl MeetingAddresses {
+    /// Sorts the addresses of a dial.
+    #[must_use]
+    pub fn of(addresses: impl IntoIterator<Item = Address>) -> Self {
+        let is_relay = |address: &Address| address.scheme == Scheme::Relay;
+        let (relays, candidates) = addresses.into_iter().partition(is_relay);
+        Self { candidates, relays }
+    }
+}
 
 /// The meetings that this node has asked for.
 #[derive(Debug, Default)]

@@ -177,7 +177,9 @@ impl<H: Handler> Sim<H> {
         };
         let (ping, run, sent) = (self.next_id(), self.nodes[node].run, self.now);
         self.pings.insert(ping, SimulatedPing { from: node, run, to, connection, action, sent });
-        let round_trip = self.latency(node, other) + self.latency(other, node);
+        let direct = self.latency(node, other);
+        let latency = self.links.get(&connection).map_or(direct, |link| link.latency);
+        let round_trip = latency * 2;
         self.queue.put(sent + round_trip, SimEvent::Pong { ping });
     }
 

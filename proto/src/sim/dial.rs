@@ -8,9 +8,10 @@ use super::actions::LinkPurpose;
 use super::link::{
     ACCEPTOR, DIALLER, Endpoint, EndpointState, LinkContent, LinkOutbox, SimulatedLink,
 };
+use super::meet::SimulatedMeeting;
 use super::network::{address, node_at};
 use super::queue::{DialStep, SimEvent};
-use crate::address::Address;
+use crate::address::{Address, Scheme};
 use crate::event::{Direction, Event, LinkEnd, Peer, Reason};
 use crate::handler::Handler;
 use crate::id::NodeId;
@@ -22,19 +23,24 @@ use crate::peer::{
 /// A dial under way.
 #[derive(Debug)]
 pub(super) struct SimulatedDial {
-    from: usize,
-    run: u32,
+    pub(super) from: usize,
+    pub(super) run: u32,
     /// The id of the dial in the machine of the dialling node. Dials of different nodes may have equal ids, so
     /// `Sim::dials` has keys of its own (`dial_key`).
-    dial_id: DialId,
+    pub(super) dial_id: DialId,
     operation: Option<OperationId>,
     purpose: Purpose,
     /// The address that events name.
-    address: Address,
+    pub(super) address: Address,
     /// Addresses that are tried next if this one reaches no node, best first.
-    other_addresses: VecDeque<Address>,
+    pub(super) other_addresses: VecDeque<Address>,
     /// The node that was reached, and its run.
-    to: Option<(usize, u32)>,
+    pub(super) to: Option<(usize, u32)>,
+    /// The transport over which it was reached, and the relay, if any.
+    pub(super) scheme: Scheme,
+    pub(super) relay: Option<usize>,
+    /// The state of the meeting, if the purpose is one.
+    pub(super) meeting: SimulatedMeeting,
     /// The refusal of the acceptor, while it is in flight.
     refusal: Option<Reason>,
 }
@@ -66,9 +72,16 @@ impl<H: Handler> Sim<H> {
             address,
             other_addresses,
             to,
+            scheme: Scheme::Tcp,
+            relay: None,
+            meeting: SimulatedMeeting::default(),
             refusal,
         };
         self.dials.insert(dial_key, dial);
+        if purpose == Purpose::Meeting {
+            self.stats.dials += 1;
+            return self.begin_meeting(dial_key);
+        }
         self.try_address(dial_key, &at);
     }
 
@@ -102,6 +115,10 @@ impl<H: Handler> Sim<H> {
             self.dials.remove(&dial_key);
             return;
         }
+        if self.step_meeting(dial_key, step) {
+            return;
+        }
+        let Some(dial) = self.dials.get_mut(&dial_key) else { return };
         let unanswered = matches!(step, DialStep::NotListening | DialStep::NoAnswer);
         if unanswered && let Some(next) = dial.other_addresses.pop_front() {
             return self.try_address(dial_key, &next);
@@ -114,7 +131,7 @@ impl<H: Handler> Sim<H> {
                 let error = format!("no answer within {} s", timeout.as_secs());
                 self.handle(from, failed(&error));
             }
-            DialStep::Secured => self.dial_secured(dial_key),
+            DialStep::Secured | DialStep::Relayed(..) => self.dial_secured(dial_key),
             DialStep::Hello => self.hello_arrived(dial_key),
             DialStep::Refused => {
                 if let Some(reason) = dial.refusal.take() {
@@ -123,6 +140,7 @@ impl<H: Handler> Sim<H> {
             }
             DialStep::Lost => self.handle(from, failed("closed before Hello")),
             DialStep::Overdue => self.handle(from, failed("the handshake took too long")),
+            _ => {}
         }
     }
 
@@ -153,8 +171,9 @@ impl<H: Handler> Sim<H> {
     /// Sends the Hello of the dialler.
     pub(super) fn send_hello(&mut self, from: usize, dial_id: DialId) {
         let Some(dial_key) = self.dial_key_of(from, dial_id) else { return };
-        let Some((to, _)) = self.dials.get(&dial_key).and_then(|dial| dial.to) else { return };
-        let arrives = self.now + self.latency(from, to);
+        let Some(dial) = self.dials.get(&dial_key) else { return };
+        let Some((to, _)) = dial.to else { return };
+        let arrives = self.now + self.dial_latency(dial, to);
         self.queue.put(arrives, SimEvent::Dial { dial: dial_key, step: DialStep::Hello });
     }
 
@@ -168,7 +187,7 @@ impl<H: Handler> Sim<H> {
             // The dial will time out.
             return;
         }
-        let latency = self.latency(from, to);
+        let (latency, scheme, relay) = (self.dial_latency(dial, to), dial.scheme, dial.relay);
         let epoch = |node: usize| self.nodes[node].running.as_ref().map(|running| running.epoch);
         let (Some(from_epoch), Some(to_epoch)) = (epoch(from), epoch(to)) else {
             let event = SimEvent::Dial { dial: dial_key, step: DialStep::Lost };
@@ -177,7 +196,8 @@ impl<H: Handler> Sim<H> {
         // The epoch of a run serves as its incarnation: both change with each start.
         let endpoint = |node: usize, run, of: usize, direction, incarnation, address| {
             let other = &self.nodes[of];
-            let ip = self.ip_of(of).into();
+            // Both ends see the relay.
+            let ip = self.ip_of(relay.unwrap_or(of)).into();
             Endpoint {
                 node,
                 run,
@@ -187,7 +207,7 @@ impl<H: Handler> Sim<H> {
                     direction,
                     incarnation,
                     ip,
-                    is_relayed: false,
+                    is_relayed: relay.is_some(),
                 },
                 state: EndpointState::Waiting,
                 greeted: false,
@@ -195,24 +215,27 @@ impl<H: Handler> Sim<H> {
             }
         };
         let dialled = dialled_address.without_id();
-        let connected_from = address(self.ip_of(from));
+        let connected_from = address(self.ip_of(relay.unwrap_or(from)));
         let endpoints = [
             endpoint(from, from_run, to, Direction::Outbound, to_epoch, dialled),
             endpoint(to, to_run, from, Direction::Inbound, from_epoch, connected_from),
         ];
         let outboxes = [LinkOutbox::default(), LinkOutbox::default()];
         let connection = ConnectionId(self.next_id());
-        self.links
-            .insert(connection, SimulatedLink { latency, dial_key, endpoints, outboxes, cuts: 0 });
+        let cuts = 0;
+        let link = SimulatedLink { latency, scheme, relay, dial_key, endpoints, outboxes, cuts };
+        self.links.insert(connection, link);
         self.hand_over_hello(connection, ACCEPTOR);
     }
 
     /// Hands the peer's Hello to the machine of the endpoint `side`, which admits or refuses the connection.
     pub(super) fn hand_over_hello(&mut self, connection: ConnectionId, side: usize) {
-        let Some(SimulatedLink { dial_key, endpoints, .. }) = self.links.get_mut(&connection)
+        let Some(SimulatedLink { dial_key, endpoints, scheme, .. }) =
+            self.links.get_mut(&connection)
         else {
             return;
         };
+        let scheme = *scheme;
         let endpoint = &mut endpoints[side];
         endpoint.greeted = true;
         let (node, peer, candidate) = (endpoint.node, endpoint.peer.clone(), endpoint.candidate);
@@ -229,7 +252,8 @@ impl<H: Handler> Sim<H> {
         let other = self.by_id.get(&peer.id()).and_then(|other| self.nodes.get(*other));
         let membership = other.and_then(|other| other.membership.clone()).map(Box::new);
         let merits = self.merits(node);
-        let transport = LinkTransport::default();
+        let other = self.by_id.get(&peer.id()).copied();
+        let transport = other.map_or_else(LinkTransport::default, |of| self.transport(of, scheme));
         let greeted =
             Greeted { connection, dial, peer, candidate, unix, merits, membership, transport };
         self.handle(node, Input::Greeted(greeted));
@@ -352,6 +376,9 @@ impl<H: Handler> Sim<H> {
 
     /// Returns the result of dialling `address` from node `from`.
     pub(super) fn reachable(&self, from: usize, address: &Address) -> Reachability {
+        if address.scheme != Scheme::Tcp {
+            return Reachability::NoAnswer;
+        }
         match node_at(address) {
             // Liars announce addresses that belong to no node.
             Some(to) if to >= self.nodes.len() => Reachability::NoAnswer,

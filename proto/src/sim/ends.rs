@@ -33,6 +33,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &mut self.nodes[node].running else { return };
         let handle = LinkHandle { connection, side, peer: peer.clone() };
         running.handles.insert(peer.id(), handle);
+        let is_wanted = running.wanted.remove(&peer.id());
         self.nodes[node].remember(&peer);
         if side == DIALLER {
             self.stats.links += 1;
@@ -40,10 +41,15 @@ impl<H: Handler> Sim<H> {
             // The dialler has to receive Hello before any other frame of this endpoint.
             self.send_link_frame(connection, side, LinkContent::Hello);
         }
+        if is_wanted {
+            self.input(node, Input::Want { id: peer.id() });
+        }
+        let id = peer.id();
         self.event(node, Event::connected(peer));
         // Frames that arrived while this endpoint waited for the end of the old link were held.
         self.resume_side(connection, other(side), Duration::ZERO);
         self.fetches_linked(node);
+        self.call_backs_linked(node, id);
     }
 
     /// Begins to close a link, because the node's machine asks for that. The application gets its event before
@@ -112,10 +118,9 @@ impl<H: Handler> Sim<H> {
         loop {
             // Looked up again for each item, because the item before may have ended the link.
             let Some(link) = self.links.get(&connection) else { return };
-            let [from, to] = [link.endpoints[side].node, link.endpoints[other(side)].node];
             // The `Arrive` events of later items also find the outbox held, and end here. `resume_side` adds a
             // new event.
-            if self.is_cut(from, to) || link.endpoints[other(side)].is_on_hold() {
+            if self.is_link_cut(link) || link.endpoints[other(side)].is_on_hold() {
                 if let Some(link) = self.links.get_mut(&connection) {
                     link.outboxes[side].is_held = true;
                 }
@@ -145,8 +150,8 @@ impl<H: Handler> Sim<H> {
     /// from each other.
     pub(super) fn transmit(&mut self, connection: ConnectionId, side: usize) {
         let Some(link) = self.links.get(&connection) else { return };
-        let (latency, [a, b]) = (link.latency, [link.endpoints[0].node, link.endpoints[1].node]);
-        if self.is_cut(a, b) {
+        let latency = link.latency;
+        if self.is_link_cut(link) {
             return;
         }
         loop {
@@ -190,7 +195,7 @@ impl<H: Handler> Sim<H> {
         for connection in connections {
             let Some(link) = self.links.get(&connection) else { continue };
             // A link that was cut off before has its events already.
-            if link.cuts % 2 == 1 || !self.is_cut(link.endpoints[0].node, link.endpoints[1].node) {
+            if link.cuts % 2 == 1 || !self.is_link_cut(link) {
                 continue;
             }
             let pinged = [
@@ -210,9 +215,7 @@ impl<H: Handler> Sim<H> {
 
     /// Resumes the links and streams between nodes that are no longer cut off from each other.
     pub(super) fn resume_links(&mut self) {
-        let is_mended = |link: &SimulatedLink| {
-            link.cuts % 2 == 1 && !self.is_cut(link.endpoints[0].node, link.endpoints[1].node)
-        };
+        let is_mended = |link: &SimulatedLink| link.cuts % 2 == 1 && !self.is_link_cut(link);
         let mended = self.links.iter().filter(|(_, link)| is_mended(link));
         let mended: Vec<_> = mended.map(|(connection, link)| (*connection, link.latency)).collect();
         for (connection, latency) in mended {
@@ -269,6 +272,7 @@ impl<H: Handler> Sim<H> {
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
         self.end_transfers(node, closes);
+        self.end_circuits(node);
         let end_of_node = |(connection, link): (&ConnectionId, &SimulatedLink)| {
             let side = link.endpoints.iter().position(|endpoint| endpoint.node == node)?;
             Some((*connection, side))
@@ -295,6 +299,17 @@ impl<H: Handler> Sim<H> {
                 self.transmit(connection, side);
             }
             self.remove_if_over(connection);
+        }
+    }
+
+    /// Ends the links that a node has relayed. If its host is gone, both ends notice it by the silence instead.
+    fn end_circuits(&mut self, relay: usize) {
+        let relayed = self.links.iter().filter(|(_, link)| link.relay == Some(relay));
+        let relayed: Vec<_> = relayed.map(|(id, link)| (*id, link.latency)).collect();
+        for (connection, latency) in relayed.into_iter().filter(|_| !self.nodes[relay].vanished) {
+            for side in [0, 1] {
+                self.queue.put(self.now + latency, SimEvent::LinkLost { connection, side });
+            }
         }
     }
 

@@ -7,15 +7,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod sources;
 #[cfg(test)]
 mod tests;
 
+pub(super) use sources::CallBack;
+
 use super::Sim;
-use super::dial::Reachability;
 use super::files::Servable;
+use super::nat::Router;
 use super::network::address;
-use super::queue::{SimEvent, StreamStep};
-use super::stream::{FETCHER, SimulatedStream, StreamItem};
+use super::queue::SimEvent;
+use super::stream::{FETCHER, StreamItem};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
     Claim, Fault, Fetch, GiveUp, Input, LINGER, Options, Output, SourceCandidate, SourceId,
@@ -270,52 +273,6 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Dials a source. If no address can be dialled but there is a link with the source, the source calls back.
-    fn dial_source(&mut self, fetch_id: u64, source: SourceId, candidate: &SourceCandidate) {
-        let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
-        let (node, hash) = (fetch.node, fetch.hash);
-        let results: Vec<_> =
-            candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
-        let reached = results.iter().find_map(|result| match result {
-            // Two round trips: TCP and TLS.
-            Reachability::Node(to) => Some((*to, self.latency(node, *to) * 4)),
-            _ => None,
-        });
-        let called_back = candidate.id.and_then(|id| {
-            let linked = self.nodes[node].running.as_ref()?.handles.contains_key(&id);
-            let to = self.node_of(id).filter(|_| linked)?;
-            let back = address(self.nodes[node].announced_ip(node));
-            let can_call_back = self.reachable(to, &back) == Reachability::Node(node);
-            // One latency for the query that asks for the call-back, then the two round trips of the dial.
-            can_call_back.then(|| (to, self.latency(node, to) * 5))
-        });
-        let Some((to, wait)) = reached.or(called_back) else {
-            let refused = results.iter().find_map(|result| match result {
-                // One round trip: the SYN and the RST.
-                Reachability::NotRunning(to) => Some(self.latency(node, *to) * 2),
-                _ => None,
-            });
-            let at = self.now + refused.unwrap_or(self.config.connect_timeout);
-            return self.queue.put(at, SimEvent::SourceUnreachable { fetch: fetch_id, source });
-        };
-        let stream_id = self.next_id();
-        let nodes = [(node, self.nodes[node].run), (to, self.nodes[to].run)];
-        let latency = self.latency(node, to);
-        let about = (hash, candidate.id);
-        let opened = SimulatedStream::new((fetch_id, source), about, nodes, latency, self.now);
-        self.transfers.streams.insert(stream_id, opened);
-        if let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) {
-            fetch.streams.insert(source, stream_id);
-        }
-        self.queue
-            .put(self.now + wait, SimEvent::Stream { stream: stream_id, step: StreamStep::Opened });
-    }
-
-    /// Reports that no node answers at the addresses of a source.
-    pub(super) fn source_unreachable(&mut self, fetch_id: u64, source: SourceId) {
-        self.fetch_input(fetch_id, Input::Failed { source, fault: Fault::Unreachable });
-    }
-
     /// Closes the stream of a source that has failed, and reports the fault to the fetch.
     pub(super) fn source_failed(&mut self, stream_id: u64, fault: Fault) {
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
@@ -334,6 +291,8 @@ impl<H: Handler> Sim<H> {
         if is_other || self.is_cut(from, to) || self.nodes[to].in_run(run).is_none() {
             return self.source_failed(stream_id, Fault::Unreachable);
         }
+        let relay = stream.relay();
+        self.count_way(from, to, relay);
         self.fetch_input(fetch_id, Input::Identified { source, id });
         let is_new = self.transfers.fetches.get(&fetch_id).is_some_and(|f| f.proven.is_none());
         // The fetch may know the node from another address, and may have closed this stream.
@@ -347,6 +306,16 @@ impl<H: Handler> Sim<H> {
         }
         // From now on the event queue has a check of this stream as long as the stream exists.
         self.check_stream(stream_id);
+    }
+
+    /// Counts how two nodes behind NATs have reached each other.
+    fn count_way(&mut self, from: usize, to: usize, relay: Option<usize>) {
+        let kinds = [from, to].map(|node| self.nodes[node].router.as_ref().map(Router::kind));
+        let [Some(a), Some(b)] = kinds else { return };
+        let stats = &mut self.stats;
+        stats.punched_streams += u64::from(relay.is_none());
+        stats.relayed_streams += u64::from(relay.is_some());
+        stats.relayed_needlessly += u64::from(relay.is_some() && a.can_meet(b));
     }
 
     /// Asks a source to prove what it has described.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::Sim;
-use super::fetch::SimulatedFetch;
+use super::fetch::{CallBack, SimulatedFetch};
 use super::stream::SimulatedStream;
 use crate::event::{ActionId, Event};
 use crate::files::seeding::Seeding;
@@ -26,6 +26,8 @@ pub(super) struct Transfers {
     pub(super) fetches: BTreeMap<u64, SimulatedFetch>,
     /// For each search for sources, the fetch that has begun it.
     pub(super) searches: BTreeMap<OperationId, u64>,
+    /// Sources that were asked to call back.
+    pub(super) call_backs: BTreeMap<OperationId, CallBack>,
     pub(super) streams: BTreeMap<u64, SimulatedStream>,
     /// For each source and content, the source's observations of the nodes that fetch the content from it.
     pub(super) seeding: BTreeMap<(usize, Hash), Seeding>,
@@ -181,7 +183,10 @@ impl<H: Handler> Sim<H> {
             let (size, kind) = (content.list.size(), FileKind::File);
             files.push(SharedFile { hash: *hash, name: name.clone(), size, kind });
         }
-        self.command(node, Command::Answer { query, files, here: false });
+        // The machine has begun to dial the candidates of the asking node.
+        let here =
+            matches!(what, QueryKind::SignedCallBack { .. }) && self.nodes[node].options.meets;
+        self.command(node, Command::Answer { query, files, here });
     }
 
     /// Returns the shared files of a node that a search finds.

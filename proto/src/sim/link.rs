@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::address::Scheme;
 use crate::config::Config;
 use crate::event::{Peer, Reason};
 use crate::frame::{Frame, Refusal};
@@ -25,6 +26,9 @@ pub(super) fn other(side: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct SimulatedLink {
     pub(super) latency: Duration,
+    pub(super) scheme: Scheme,
+    /// The node that relays it, if any.
+    pub(super) relay: Option<usize>,
     /// The dial that made it, as a key of `Sim::dials`.
     pub(super) dial_key: u64,
     /// The endpoints, by side.

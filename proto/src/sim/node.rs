@@ -1,13 +1,14 @@
 //! A simulated node: the state that outlives its runs, and the state of one run.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::files::{SimulatedDisk, SimulatedShare};
 use super::liar::{Liar, Lies};
+use super::nat::{Nat, Router};
 use super::network::{address, ip_in_group, private_ip, public_ip};
 use crate::address::Address;
 use bytes::Bytes;
@@ -29,6 +30,11 @@ pub struct NodeOptions {
     /// Other nodes can dial the node. If false, the node is behind a NAT: it gets no dials and probes of other
     /// nodes, but can dial them.
     pub dialable: bool,
+    /// The kind of NAT that the node is behind, if it can't be dialled. `None` gives it a firewall that lets in nothing
+    /// but the answers of nodes that it has dialled over TCP.
+    pub nat: Option<Nat>,
+    /// The node uses UDP and relays to reach nodes that it can't dial, and relays for others if it can be dialled.
+    pub meets: bool,
     /// All links are made by hand, and the node is never a member of a network.
     pub manual: bool,
     /// The way in which the node lies; `None` for an honest node.
@@ -64,6 +70,8 @@ impl Default for NodeOptions {
         Self {
             name: None,
             dialable: true,
+            nat: None,
+            meets: false,
             manual: false,
             lies: None,
             group: None,
@@ -85,6 +93,8 @@ pub(super) struct SimulatedNode<H> {
     pub(super) name: String,
     pub(super) options: NodeOptions,
     pub(super) liar: Option<Liar>,
+    /// The router of the node's NAT.
+    pub(super) router: Option<Router>,
     pub(super) app: H,
     /// Number of the node's starts, which is also the number of the present run.
     pub(super) run: u32,
@@ -132,6 +142,10 @@ pub(super) struct NodeRun {
     pub(super) joins: BTreeMap<ActionId, usize>,
     /// For each dial of the machine that is under way, its key in `Sim::dials`.
     pub(super) dials: BTreeMap<DialId, u64>,
+    /// The peers that tell this node where they see it.
+    pub(super) observers: BTreeSet<NodeId>,
+    /// Nodes with which the application wants a link: see [`Sim::meet`](super::Sim::meet).
+    pub(super) wanted: BTreeSet<NodeId>,
     /// Time of the event that wakes the machine.
     pub(super) wake: Option<Instant>,
     pub(super) stopping: bool,
@@ -166,12 +180,15 @@ impl<H> SimulatedNode<H> {
     ) -> Self {
         let here = address(options.public_ip(index));
         let liar = options.lies.map(|how| Liar::new(how, here, lies));
+        let nat = options.nat.filter(|_| !options.dialable && options.meets);
+        let router = nat.map(|kind| Router::new(kind, index));
         Self {
             id: key.id(),
             key,
             name: options.name.clone().unwrap_or_else(|| format!("n{index}")),
             options,
             liar,
+            router,
             app,
             run: 0,
             last_epoch: 0,

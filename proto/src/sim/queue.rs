@@ -43,6 +43,10 @@ pub(super) enum SimEvent {
     Stream { stream: u64, step: StreamStep },
     /// The deadline of a fetch, or the time at which a finished fetch is forgotten.
     WakeFetch { fetch: u64 },
+    /// The next step of a call-back, as a key of `Transfers::call_backs`.
+    CallBack { operation: u64, step: CallBackStep },
+    /// An observer answers a node.
+    Observe { node: usize, run: u32, by: usize },
     /// No node answers at the addresses of a source.
     SourceUnreachable { fetch: u64, source: SourceId },
     /// A timer of a node's application expires. The event is ignored if the timer was cancelled.
@@ -68,6 +72,20 @@ pub(super) enum DialStep {
     Lost,
     /// The handshake has taken too long.
     Overdue,
+    /// The dialler sends a packet to each candidate of a meeting.
+    SendPackets,
+    /// A packet, which the dialler's router has sent on from this port, arrives at a candidate.
+    PacketArrived { candidate: usize, port: u16 },
+    /// The time for hole punching is over.
+    MeetingOver,
+    /// The next relay is dialled.
+    TryRelay,
+    /// The question for a connection has arrived at the relay.
+    RelayAsked,
+    /// The relay has refused, or does not answer.
+    RelayRefused,
+    /// The connection through the relay to this run of a node is secured.
+    Relayed(usize, u32),
 }
 
 /// A step of a probe.
@@ -79,6 +97,15 @@ pub(super) enum ProbeStep {
     Asked,
     /// The answer has arrived at the node that asks.
     Answered,
+}
+
+/// A step of a call-back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallBackStep {
+    /// The relay of the link is asked again.
+    Retry,
+    /// The time for the call-back is over.
+    Overdue,
 }
 
 /// A step of a stream.

@@ -21,6 +21,9 @@ mod run;
 pub use measure::{Bound, Figure, Measure, Report};
 pub use run::{Progress, run};
 
+/// Maximum size of a file that is fetched. 16 MiB: the contents of a run stay in memory.
+const MAX_FETCHED: usize = 16 << 20;
+
 /// A scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +47,10 @@ pub struct Scenario {
     /// Percentage of nodes that can't be dialled.
     #[serde(default)]
     pub nat_percent: u8,
+    /// The nodes that can't be dialled are behind NATs, whose kinds are drawn from [published shares](super::Nat::drawn),
+    /// and all nodes punch holes and relay. If false, these nodes are behind firewalls that UDP does not cross.
+    #[serde(default)]
+    pub nat_kinds: bool,
     /// Percentage of nodes that lie about nodes and broadcasts.
     #[serde(default)]
     pub liars_percent: u8,
@@ -78,6 +85,8 @@ pub struct Step {
     pub join: Option<Join>,
     /// Nodes broadcast.
     pub broadcast: Option<BroadcastPlan>,
+    /// Nodes fetch files from each other.
+    pub fetch: Option<FetchPlan>,
     /// Nodes crash at the same moment.
     pub crash: Option<Crash>,
     /// Nodes crash one by one, and new nodes join.
@@ -125,6 +134,23 @@ pub struct BroadcastPlan {
     pub size: usize,
     /// Time in which each broadcast has to reach all nodes that run during that time. The time begins when the
     /// broadcast is sent or, if the network is split then, when it heals.
+    #[serde(default = "patience")]
+    pub patience: Span,
+}
+
+/// Nodes fetch files: each time a random node shares a new file, and another one fetches it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FetchPlan {
+    /// Time between two fetches in the network.
+    pub every: Span,
+    /// Time during which nodes begin to fetch.
+    #[serde(rename = "for")]
+    pub time: Span,
+    /// Number of bytes of each file.
+    #[serde(default = "hundred")]
+    pub size: usize,
+    /// Time in which each file has to be complete.
     #[serde(default = "patience")]
     pub patience: Span,
 }
@@ -238,6 +264,16 @@ pub struct Expect {
     pub last_node_over_best: Option<Ratio>,
     /// The same ratio, but for the broadcast with the greatest one.
     pub worst_over_best: Option<Ratio>,
+    /// Minimum percentage of the files that were fetched in time.
+    pub fetched_percent: Option<u64>,
+    /// Maximum time in which a file was fetched.
+    pub fetched_within: Option<Span>,
+    /// Minimum number of files that one node behind a NAT has sent directly to another one.
+    pub fetched_directly: Option<u64>,
+    /// Minimum number of files that were relayed.
+    pub fetched_relayed: Option<u64>,
+    /// Maximum number of files that were relayed although a hole can be punched between the NATs of the two nodes.
+    pub relayed_needlessly: Option<u64>,
     /// Exact number of connected components of the honest nodes alone.
     pub honest_components: Option<u64>,
     /// Minimum number of honest neighbours of each honest node.
@@ -326,6 +362,14 @@ impl Step {
         if self.partition.as_ref().is_some_and(|split| !(2..=64).contains(&split.parts)) {
             return Err("`partition.parts` has to be 2 to 64".into());
         }
+        if self.fetch.as_ref().is_some_and(|fetch| fetch.every.0 < Duration::from_millis(1)) {
+            return Err("`fetch.every` has to be at least 1ms".into());
+        }
+        if let Some(size) = self.fetch.as_ref().map(|fetch| fetch.size)
+            && !(32..=MAX_FETCHED).contains(&size)
+        {
+            return Err(format!("`fetch.size` is {size}: 32 to {MAX_FETCHED}"));
+        }
         if self.flood.as_ref().is_some_and(|flood| flood.every.0 < Duration::from_millis(1)) {
             return Err("`flood.every` has to be at least 1ms".into());
         }
@@ -343,6 +387,15 @@ impl Step {
         let named = of_broadcasts.iter().find(|(_, is_set)| *is_set);
         if let Some((name, _)) = named.filter(|_| self.broadcast.is_none()) {
             return Err(format!("`expect.{name}` needs a `broadcast` in the same step"));
+        }
+        let of_fetches = [
+            expect.fetched_percent,
+            expect.fetched_directly,
+            expect.fetched_relayed,
+            expect.relayed_needlessly,
+        ];
+        if self.fetch.is_none() && of_fetches.iter().any(Option::is_some) {
+            return Err("an expectation of fetched files needs a `fetch` in the same step".into());
         }
         let discovery = expect.discovery_errors.is_some() || expect.queries_over_links.is_some();
         if discovery && self.discover.is_none() {
@@ -370,6 +423,7 @@ impl Step {
             (self.replace.is_some(), "replace"),
             (self.partition.is_some(), "partition"),
             (self.broadcast.is_some(), "broadcast"),
+            (self.fetch.is_some(), "fetch"),
             (self.discover.is_some(), "discover"),
             (self.flood.is_some(), "flood"),
             (self.eclipse.is_some(), "eclipse"),

@@ -260,6 +260,7 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 self.source_search_ended(operation);
+                self.call_back_ended(operation, complete);
                 self.app_query_ended(operation, complete);
             }
             Output::Deliver { operation, connection, payload } => {
@@ -286,13 +287,17 @@ impl<H: Handler> Sim<H> {
                     self.nodes[node].membership = Some(*proof);
                 }
             }
+            Output::Observe(by) => self.observe(node, by),
+            Output::StopObserving(by) => {
+                if let Some(running) = &mut self.nodes[node].running {
+                    running.observers.remove(&by);
+                }
+            }
             // A simulated node opens no streams for which its machine is asked, keeps its roster only as long as it
-            // runs, reads without effort, and does not use UDP.
+            // runs, and reads without effort.
             Output::RosterChanged(_)
             | Output::StreamChecked(..)
             | Output::PauseReading(..)
-            | Output::Observe(_)
-            | Output::StopObserving(_)
             | Output::Anchors(_) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
@@ -414,6 +419,7 @@ impl<H: Handler> Sim<H> {
         {
             return;
         }
+        self.take_call_back_answer(operation, &answer);
         let Some(discovery) = self.discoveries.get_mut(&operation) else { return };
         let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
         let info = discovery.nodes.entry(answer.node).or_insert_with(|| NodeInfo {

@@ -28,6 +28,14 @@ pub struct Stats {
     pub skipped_frames: u64,
     /// Number of links that ended because the peer read too slowly.
     pub slow_links: u64,
+    /// Number of packets that were sent to candidates for hole punching.
+    pub meeting_packets: u64,
+    /// Number of streams of fetches that were opened through relays.
+    pub relayed_streams: u64,
+    /// Number of those between nodes between which a hole could have been punched.
+    pub relayed_needlessly: u64,
+    /// Number of streams of fetches that were opened directly between two nodes behind NATs.
+    pub punched_streams: u64,
     /// Number of deadlines of machines that were handled.
     pub wakes: u64,
 }

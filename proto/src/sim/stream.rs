@@ -39,6 +39,8 @@ pub(super) struct SimulatedStream {
     pub(super) expected: Option<NodeId>,
     /// The nodes of both ends, each with the run that the stream belongs to.
     pub(super) nodes: [(usize, u32); 2],
+    /// The node that relays the connection, if any.
+    relay: Option<usize>,
     latency: Duration,
     /// The lines of both ends. Each end sends on its own line.
     lines: [StreamLine; 2],
@@ -88,7 +90,7 @@ impl SimulatedStream {
     pub(super) fn new(
         (fetch, source): (u64, SourceId),
         (hash, expected): (Hash, Option<NodeId>),
-        nodes: [(usize, u32); 2],
+        (nodes, relay): ([(usize, u32); 2], Option<usize>),
         latency: Duration,
         now: Instant,
     ) -> Self {
@@ -98,12 +100,18 @@ impl SimulatedStream {
             hash,
             expected,
             nodes,
+            relay,
             latency,
             lines: Default::default(),
             last_arrival: now,
             fetcher: FetcherEnd::default(),
             source_end: SourceEnd::default(),
         }
+    }
+
+    /// Returns the node that relays the connection.
+    pub(super) fn relay(&self) -> Option<usize> {
+        self.relay
     }
 }
 
@@ -224,6 +232,12 @@ impl<H: Handler> Sim<H> {
         for stream_id in fetching {
             self.close_stream(stream_id);
         }
+        let relayed = self.transfers.streams.iter();
+        let relayed = relayed.filter(|(_, stream)| stream.relay == Some(node));
+        for stream_id in relayed.map(|(stream_id, _)| *stream_id).collect::<Vec<_>>() {
+            self.send_item(stream_id, SOURCE, StreamItem::Closed);
+        }
+        self.transfers.call_backs.retain(|_, call_back| call_back.node != node);
         for stream_id in serving.into_iter().filter(|_| closes) {
             self.send_item(stream_id, SOURCE, StreamItem::Closed);
         }

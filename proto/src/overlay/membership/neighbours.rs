@@ -140,6 +140,7 @@ impl Membership {
                     return;
                 }
                 self.add_neighbour(cx, from, record, Some(origin));
+                self.begin_trial(from, &records);
                 if need == Need::Join {
                     cx.put(Effect::Joined(from));
                 }
@@ -246,6 +247,10 @@ impl Membership {
         }
         if neighbour.dialled {
             self.book.reached(cx, &neighbour.record, neighbour.group);
+            self.trials.note(id, true);
+        }
+        if origin == Some(Origin::Chosen) {
+            self.outbound_search.found();
         }
         // An old beacon is not sent. The new neighbour would take it for a new one, and so believe that a
         // least node still exists that may be gone.

@@ -6,6 +6,13 @@
 //! address book that its own dials and probes have reached: first a group, then a node of that group. No request
 //! displaces them.
 //!
+//! A node that others can't dial gets no neighbours but those that it asks. If all places are taken, only the nodes
+//! that take it as a guest are left (see below). So a node with free places asks further nodes of the address book,
+//! drawn in the same way. The more of its neighbours it has drawn itself, the less likely it is that all of them lie.
+//!
+//! A doubtful neighbour (see [`trial`](super::trial)) counts neither as an outbound neighbour nor as one of those that
+//! this node wants. For up to [`MAX_DOUBTFUL`] of them it has as many others in addition.
+//!
 //! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
 //! outbound neighbour, as there is nothing to tell an attacker by.
 //!
@@ -25,12 +32,14 @@ use std::time::Duration;
 use crate::address_group::AddressGroup;
 use crate::frame::membership::Need;
 use crate::id::NodeId;
+use crate::node_record::NodeRecord;
 use crate::overlay::{Effect, OverlayContext};
 use crate::peer::Output;
 use crate::time::Instant;
 
 use super::Membership;
 use super::neighbours::Neighbour;
+use super::trial::MAX_DOUBTFUL;
 
 /// Number of outbound neighbours of different groups that a member keeps, if it knows several groups. Two: with them,
 /// and two neighbours that stay as they are long-standing or useful, four of five places are safe, and one is left
@@ -94,12 +103,19 @@ pub(super) struct OutboundSearch {
     at: Option<Instant>,
     /// Number of attempts since this node last had all its outbound neighbours.
     attempts: u32,
+    /// Number of attempts to find further neighbours since the last one that was granted a place.
+    further_attempts: u32,
     anchors: Vec<NodeId>,
 }
 
 impl OutboundSearch {
     pub(super) fn start(&mut self, now: Instant) {
-        (self.at, self.attempts) = (Some(now + FIRST_WAIT), 0);
+        (self.at, self.attempts, self.further_attempts) = (Some(now + FIRST_WAIT), 0, 0);
+    }
+
+    /// Notes that a node which was drawn has granted a place.
+    pub(super) fn found(&mut self) {
+        self.further_attempts = 0;
     }
 
     pub(super) fn stop(&mut self) {
@@ -112,8 +128,8 @@ impl OutboundSearch {
 }
 
 impl Membership {
-    /// Returns the outbound neighbours: those that no request displaces. The ones that have been neighbours for
-    /// longest come first.
+    /// Returns the outbound neighbours: those that no request displaces. Those come first that are not
+    /// doubtful, and of these the ones that have been neighbours for longest.
     pub(super) fn outbound(&self) -> Vec<NodeId> {
         let has_groups = self.has_groups();
         let is_own = |neighbour: &Neighbour| match neighbour.origin {
@@ -122,7 +138,8 @@ impl Membership {
             Some(Origin::Named | Origin::Walk | Origin::Repair) | None => false,
         };
         let mut own: Vec<_> = self.active.iter().filter(|(_, other)| is_own(other)).collect();
-        own.sort_by_key(|(_, neighbour)| neighbour.since);
+        // A doubtful neighbour is outbound only as long as there are not enough others.
+        own.sort_by_key(|(id, neighbour)| (self.trials.is_doubtful(**id), neighbour.since));
         if has_groups {
             let mut groups = Vec::new();
             own.retain(|(_, neighbour)| {
@@ -147,25 +164,49 @@ impl Membership {
         OUTBOUND.min(self.max_active.saturating_sub(1))
     }
 
+    /// Returns whether this node lacks an outbound neighbour, apart from those that it is asking.
+    fn lacks_outbound(&self) -> bool {
+        let doubtful = self.doubtful();
+        let outbound = self.outbound();
+        let sure = outbound.iter().filter(|id| !doubtful.contains(id)).count();
+        // Beyond the limit, doubtful neighbours count like others.
+        let counted = sure + doubtful.len().saturating_sub(MAX_DOUBTFUL);
+        counted + self.chosen_under_way() < self.max_outbound()
+    }
+
+    /// Returns whether this node has free places, apart from those that it is asking for.
+    fn lacks_neighbours(&self) -> bool {
+        let wanted = self.max_active + self.doubtful().len().min(MAX_DOUBTFUL);
+        self.active.len() + self.chosen_under_way() < wanted
+    }
+
+    /// Returns the doubtful neighbours that this node has chosen itself.
+    fn doubtful(&self) -> Vec<NodeId> {
+        let is_doubtful = |(id, neighbour): &(&NodeId, &Neighbour)| {
+            neighbour.origin.is_some() && self.trials.is_doubtful(**id)
+        };
+        self.active.iter().filter(is_doubtful).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns the number of requests for a place at a node that was drawn.
+    fn chosen_under_way(&self) -> usize {
+        let asked = self.asked.values().map(|asked| asked.origin);
+        let dialled = self.dials.values().map(|dial| dial.origin);
+        asked.chain(dialled).filter(|origin| *origin == Origin::Chosen).count()
+    }
+
     /// Draws a node of the address book to become an outbound neighbour. Returns `None` if this node has all its
     /// outbound neighbours, or if it knows no node of another group. If the drawn node is a neighbour already, it
     /// becomes an outbound one, whichever of the two nodes has dialled.
     pub(super) fn draw_outbound(&mut self, cx: &mut OverlayContext<'_>) -> Option<NodeId> {
-        if !self.has_groups() {
+        if !self.has_groups() || !self.lacks_outbound() {
             return None;
         }
-        let outbound = self.outbound();
-        let asked = self.asked.values().map(|asked| asked.origin);
-        let dialled = self.dials.values().map(|dial| dial.origin);
-        let under_way = asked.chain(dialled).filter(|origin| *origin == Origin::Chosen).count();
-        if outbound.len() + under_way >= self.max_outbound() {
-            return None;
-        }
-        let taken = outbound.iter().filter_map(|id| self.active.get(id));
-        let taken: Vec<_> = taken.map(|neighbour| neighbour.group).collect();
+        let taken = self.groups_of(&self.outbound());
         let (now, away) = (cx.now, cx.away);
         let drawn = self.book.draw_of_other_group(cx, &taken, |id| {
-            self.is_candidate(now, away, id) || self.active.contains_key(&id)
+            let is_neighbour = self.active.contains_key(&id) && !self.trials.is_doubtful(id);
+            is_neighbour || self.is_candidate(now, away, id)
         })?;
         let Some(neighbour) = self.active.get_mut(&drawn) else { return Some(drawn) };
         neighbour.origin = Some(Origin::Chosen);
@@ -173,18 +214,55 @@ impl Membership {
         None
     }
 
-    /// Looks for an outbound neighbour if one is lacking, even if all places are taken.
+    /// Draws a node of the address book to become one neighbour more, of a group that no neighbour is of. Returns
+    /// `None` if this node has all neighbours that it wants, or if it knows no such node.
+    fn draw_further(&self, cx: &mut OverlayContext<'_>) -> Option<NodeId> {
+        if !self.has_groups() || !self.lacks_neighbours() {
+            return None;
+        }
+        let neighbours: Vec<_> = self.active.keys().copied().collect();
+        let taken = self.groups_of(&neighbours);
+        let (now, away) = (cx.now, cx.away);
+        self.book.draw_of_other_group(cx, &taken, |id| self.is_candidate(now, away, id))
+    }
+
+    fn groups_of(&self, neighbours: &[NodeId]) -> Vec<Option<AddressGroup>> {
+        let neighbours = neighbours.iter().filter_map(|id| self.active.get(id));
+        neighbours.map(|neighbour| neighbour.group).collect()
+    }
+
+    /// Looks for an outbound neighbour if one is lacking, even if all places are taken. Otherwise looks for a
+    /// further neighbour if there are free places, but only where no other node has to give way.
     pub(super) fn find_outbound(&mut self, cx: &mut OverlayContext<'_>) {
+        let mut attempts = 0;
         if let Some(id) = self.draw_outbound(cx) {
             self.outbound_search.attempts = self.outbound_search.attempts.saturating_add(1);
             self.ask_to_be_outbound(cx, id);
-        } else if self.outbound().len() >= self.max_outbound() {
+            attempts = self.outbound_search.attempts;
+        } else if !self.lacks_outbound() {
             self.outbound_search.attempts = 0;
+            if let Some(id) = self.draw_further(cx) {
+                let further = self.outbound_search.further_attempts.saturating_add(1);
+                self.outbound_search.further_attempts = further;
+                self.ask_or_dial(cx, id, self.addresses_of(id), Need::Chosen, Origin::Chosen);
+                attempts = further;
+            }
+        } else {
+            attempts = self.outbound_search.attempts;
         }
         // The cap on the shift only keeps it from overflowing.
-        let doubled = self.outbound_search.attempts.saturating_sub(POLITE_ATTEMPTS).min(16);
+        let doubled = attempts.saturating_sub(POLITE_ATTEMPTS).min(16);
         let wait = (MIN_WAIT * (1 << doubled)).min(MAX_WAIT);
         self.outbound_search.at = Some(cx.now + cx.around(wait));
+    }
+
+    /// Begins the trial of a neighbour that has granted a place, and has named the nodes of these records.
+    pub(super) fn begin_trial(&mut self, by: NodeId, records: &[NodeRecord]) {
+        let named = records.iter().map(|record| record.node);
+        let exists = |id: &NodeId| self.active.contains_key(id) || self.book.is_tested(*id);
+        let is_passed = named.clone().any(|id| exists(&id));
+        let named = named.filter(|id| *id != self.me && !exists(id)).collect();
+        self.trials.begin(by, named, is_passed, |id| self.active.contains_key(&id));
     }
 
     /// Asks a node of the address book for a place, to make it an outbound neighbour.

@@ -112,6 +112,10 @@ impl Membership {
             !sweeps && self.first_feelers > 0 && self.book.is_small() && !learned.is_empty();
         if is_first {
             tested.clear();
+            // The nodes that the neighbours have named come first, as they show which neighbours lie.
+            if learned.iter().any(|id| self.trials.needs(*id)) {
+                learned.retain(|id| self.trials.needs(*id));
+            }
         }
         let feelers = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Feeler);
         if feelers.count() < MAX_FEELERS
@@ -146,7 +150,11 @@ impl Membership {
     pub(super) fn note_failure(&mut self, now: Instant, id: NodeId) {
         self.passive.note_failure(now, id);
         // A node without neighbours may have lost its own connection.
-        self.book.note_failure(now, id, !self.active.is_empty());
+        let is_online = !self.active.is_empty();
+        self.book.note_failure(now, id, is_online);
+        if is_online {
+            self.trials.note(id, false);
+        }
     }
 
     /// Returns the addresses of a known node: those in the passive view, or else those in the address book.
@@ -191,6 +199,7 @@ impl Membership {
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
         let group = self.address_groups.group(ip);
         self.book.reached(cx, &record, group);
+        self.trials.note(id, true);
         self.passive.add_reached(cx, record, group);
         self.learn(cx, Some(id), records);
         if !self.member || !self.is_candidate(cx.now, cx.away, id) {

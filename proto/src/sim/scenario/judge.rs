@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::measure::{Bound, Figure, Measure};
-use super::run::{COMPONENTS_CHECK_INTERVAL, MIN_AUTHOR_UPTIME, ScenarioRun, StepState};
+use super::run::{
+    COMPONENTS_CHECK_INTERVAL, MIN_AUTHOR_UPTIME, ScenarioRun, StepState, fetched_between_nats,
+};
 use super::{Expect, Ratio, Span};
 use crate::config::Config;
 use crate::id::NodeId;
@@ -72,6 +74,7 @@ impl ScenarioRun<'_> {
         let bound = expect.beacons_a_minute.map(at_most);
         self.check(state, "beacons a minute of a node", beacons, bound);
         self.measure_broadcasts(state, expect);
+        self.measure_fetches(state, expect);
         self.measure_discovery(state, expect);
     }
 
@@ -104,6 +107,46 @@ impl ScenarioRun<'_> {
             // If a node was not reached, there is no last delivery to compare.
             let value = value.filter(|_| all).map_or(Figure::Never, |ratio| Figure::Ratio(*ratio));
             self.check(state, what, value, bound.map(ratio_at_most));
+        }
+    }
+
+    fn measure_fetches(&mut self, state: &StepState, expect: &Expect) {
+        // A fetch does not count if one of its nodes stops before the deadline.
+        let stays = |node: usize, until| self.lifetimes[node].1.is_none_or(|at| at > until);
+        let fetches = self.fetches.iter().skip(state.first_fetch);
+        let counted = fetches.filter(|fetch| {
+            stays(fetch.node, fetch.deadline) && stays(fetch.source, fetch.deadline)
+        });
+        let took = counted.map(|fetch| {
+            let done = self.sim.app(fetch.node).fetched.get(&fetch.hash);
+            done.filter(|at| **at <= fetch.deadline).map(|at| at.since(fetch.at))
+        });
+        let took: Vec<_> = took.collect();
+        let done = took.iter().flatten().count() as u64;
+        let percent = (done * 100_000).checked_div(took.len() as u64);
+        let percent = percent.map_or(Figure::Never, Figure::Percent);
+        let bound = expect.fetched_percent.map(|least| Figure::Percent(least * 1000));
+        self.check(state, "fetched", percent, bound.map(Bound::AtLeast));
+        let all = took.iter().all(Option::is_some);
+        let slowest = took.into_iter().flatten().max().filter(|_| all);
+        let bound = expect.fetched_within.map(time_at_most);
+        self.check(
+            state,
+            "last file fetched after",
+            slowest.map_or(Figure::Never, Figure::Time),
+            bound,
+        );
+        let now = fetched_between_nats(self.sim.stats());
+        let count = |which: usize| Figure::Count(now[which] - state.fetched[which]);
+        let at_least = |least| Bound::AtLeast(Figure::Count(least));
+        let figures = [count(0), count(1), count(2)];
+        let bounds = [
+            ("fetched directly between NATs", expect.fetched_directly.map(at_least)),
+            ("fetched through relays", expect.fetched_relayed.map(at_least)),
+            ("relayed needlessly", expect.relayed_needlessly.map(at_most)),
+        ];
+        for ((what, bound), figure) in bounds.into_iter().zip(figures) {
+            self.check(state, what, figure, bound);
         }
     }
 

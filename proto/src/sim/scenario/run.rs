@@ -9,9 +9,11 @@ use super::account::{BroadcastRecorder, content};
 use super::measure::{Measure, Report};
 use super::{Eclipse, Flood, Scenario, Step};
 use crate::config::Config;
+use crate::id::Hash;
 use crate::peer::OperationId;
+use crate::sim::network::mix;
 use crate::sim::node::derive_seed;
-use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
+use crate::sim::{Joining, Lies, Nat, NodeOptions, Sim, SimConfig, Stats};
 use crate::time::Instant;
 
 /// Interval at which nodes that could not join try again.
@@ -76,6 +78,7 @@ pub(super) struct ScenarioRun<'a> {
     /// For each node the time of its start and, if it has ended, the time of its end.
     pub(super) lifetimes: Vec<(Instant, Option<Instant>)>,
     pub(super) sent: Vec<SentBroadcast>,
+    pub(super) fetches: Vec<BegunFetch>,
     /// The nodes that take turns as authors.
     pub(super) authors: Vec<usize>,
     /// The nodes that flood.
@@ -97,6 +100,16 @@ pub(super) struct SentBroadcast {
     pub(super) best: Vec<Option<Duration>>,
 }
 
+/// A fetch that was begun.
+pub(super) struct BegunFetch {
+    pub(super) node: usize,
+    pub(super) source: usize,
+    pub(super) hash: Hash,
+    pub(super) at: Instant,
+    /// Time by which the file has to be complete.
+    pub(super) deadline: Instant,
+}
+
 /// An action of a step.
 #[derive(Debug, Clone, Copy)]
 enum StepAction {
@@ -106,6 +119,7 @@ enum StepAction {
     /// Makes nodes that could not join try again.
     Retry,
     Broadcast,
+    Fetch,
     Replace,
     /// Splits the network into this number of groups.
     Split(usize),
@@ -130,6 +144,11 @@ pub(super) struct StepState {
     pub(super) healed: Option<Instant>,
     /// Number of the first broadcast of the step.
     pub(super) first_sent: usize,
+    /// Number of the first fetch of the step.
+    pub(super) first_fetch: usize,
+    /// The numbers of files that nodes behind NATs had fetched directly, through relays, and through relays needlessly
+    /// before the step.
+    pub(super) fetched: [u64; 3],
     /// The counters of the simulation at the beginning of the step.
     pub(super) payloads: u64,
     pub(super) deliveries: u64,
@@ -155,6 +174,7 @@ impl<'a> ScenarioRun<'a> {
             rng: ChaCha8Rng::from_seed(derive_seed(seed, "scenario", [0, 0])),
             lifetimes: Vec::new(),
             sent: Vec::new(),
+            fetches: Vec::new(),
             authors: Vec::new(),
             flooders: Vec::new(),
             eclipsers: Vec::new(),
@@ -171,6 +191,8 @@ impl<'a> ScenarioRun<'a> {
             last_apart: None,
             healed: step.partition.as_ref().map(|split| begun + split.time.0),
             first_sent: self.sent.len(),
+            first_fetch: self.fetches.len(),
+            fetched: fetched_between_nats(stats),
             payloads: stats.payloads,
             deliveries: stats.deliveries,
             beacons: stats.beacons().frames,
@@ -255,6 +277,14 @@ impl<'a> ScenarioRun<'a> {
             let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
             end = end.max(last + broadcast.patience.0);
         }
+        if let Some(fetch) = &step.fetch {
+            let mut at = Duration::ZERO;
+            while at < fetch.time.0 {
+                actions.push((at, StepAction::Fetch));
+                at += fetch.every.0;
+            }
+            end = end.max(at + fetch.patience.0);
+        }
         if let Some(flood) = &step.flood {
             let mut at = Duration::ZERO;
             while at < flood.time.0 {
@@ -299,6 +329,7 @@ impl<'a> ScenarioRun<'a> {
             }
             StepAction::Retry => self.retry(state.step.joins_through()),
             StepAction::Broadcast => self.send_broadcast(state),
+            StepAction::Fetch => self.begin_fetch(state),
             StepAction::Replace => {
                 if let Some(gone) = self.pick_random(|run, node| run.sim.is_running(node)) {
                     self.sim.crash(gone);
@@ -360,7 +391,11 @@ impl<'a> ScenarioRun<'a> {
             drawn if drawn < forgers => Some(Lies::ForgesBeacons),
             _ => None,
         };
-        let options = NodeOptions { dialable, lies, ..NodeOptions::default() };
+        let meets = self.scenario.nat_kinds;
+        // Derived from the seed, so that it changes no later draw.
+        let nat = Nat::drawn(mix(mix(self.seed) ^ mix(number as u64)) % 100);
+        let nat = (meets && !dialable).then_some(nat);
+        let options = NodeOptions { dialable, nat, meets, lies, ..NodeOptions::default() };
         self.lifetimes.push((self.sim.now(), None));
         self.sim.add_with(options, BroadcastRecorder::default())
     }
@@ -481,6 +516,24 @@ impl<'a> ScenarioRun<'a> {
         }
     }
 
+    /// Makes a random node share a new file, and another one fetch it.
+    fn begin_fetch(&mut self, state: &StepState) {
+        let Some(fetch) = &state.step.fetch else { return };
+        let is_usable = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
+        let Some(source) = self.pick_random(is_usable) else { return };
+        let other = self.pick_random(|run, node| node != source && is_usable(run, node));
+        let Some(node) = other else { return };
+        let number = u32::try_from(self.fetches.len()).unwrap_or(u32::MAX);
+        let file = content(number, self.sim.id(source), fetch.size);
+        let (hash, name) = (Hash::of(file.as_bytes()), format!("file {number}"));
+        self.sim.write_file(source, &name, file);
+        self.sim.with(source, |_, cx| cx.share(&name));
+        self.sim.with(node, |_, cx| cx.fetch(hash, &name));
+        let at = self.sim.now();
+        let deadline = at + fetch.patience.0;
+        self.fetches.push(BegunFetch { node, source, hash, at, deadline });
+    }
+
     fn discover(&mut self, state: &mut StepState, depth: i32) {
         let Some(asking) = self.pick_random(|run, node| run.is_honest(node) && run.is_member(node))
         else {
@@ -532,6 +585,12 @@ impl<'a> ScenarioRun<'a> {
             trace: self.sim.trace_hash(),
         }
     }
+}
+
+/// Returns the numbers of files that nodes behind NATs have fetched from each other: directly, through relays, and
+/// through relays needlessly.
+pub(super) fn fetched_between_nats(stats: &Stats) -> [u64; 3] {
+    [stats.punched_streams, stats.relayed_streams, stats.relayed_needlessly]
 }
 
 fn to_u32(count: usize) -> u32 {
