@@ -12,6 +12,7 @@
 //! few packets.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Machine, Purpose};
@@ -19,8 +20,10 @@ use crate::address::{Address, Scheme};
 use crate::deadlines::Deadlines;
 use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
-use crate::overlay::reach::{MAX_CANDIDATES, MAX_RELAYS};
+use crate::overlay::reach::MAX_CANDIDATES;
 use crate::time::Instant;
+
+pub use crate::overlay::reach::MAX_RELAYS;
 
 /// Maximum number of meetings under way. 16: each sends a few packets to eight addresses at most, so all together send
 /// as much as one small download.
@@ -34,6 +37,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Interval at which the nodes at both ends of a relayed link try to make a direct one.
 const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+
+/// Time after which they try it when this node is seen at another address. 2 s: a second observer may tell it too, and
+/// one that always tells another address causes few attempts.
+const UPGRADE_SOON: Duration = Duration::from_secs(2);
 
 /// Maximum number of nodes for which that time is remembered.
 const MAX_ASKED: usize = 256;
@@ -84,6 +91,16 @@ impl Machine {
     pub(super) fn note_relayed(&mut self, id: NodeId, is_relayed: bool) {
         let due = is_relayed.then(|| self.now.monotonic + UPGRADE_EVERY);
         self.meetings.upgrades.set(id, due);
+    }
+
+    /// Notes at which UDP address an observer sees this node. At a new address it can perhaps be met, so the nodes with
+    /// relayed links are asked soon.
+    pub(super) fn observed(&mut self, by: NodeId, address: Option<SocketAddr>) {
+        let before = self.overlay.reach().seen.udp;
+        self.with_overlay(|overlay| overlay.observed(by, address));
+        if self.overlay.reach().seen.udp.iter().any(|at| !before.contains(at)) {
+            self.meetings.upgrades.bring_forward(self.now.monotonic + UPGRADE_SOON);
+        }
     }
 
     /// Asks the nodes with relayed links for direct ones.
