@@ -607,6 +607,20 @@ mod tests {
         assert!(args.listening.announce_only);
     }
 
+    #[test]
+    fn udp_and_relays_can_be_switched_off_for_a_node_of_its_own() {
+        for (line, udp, relay) in
+            [("peerkit get x --no-udp", false, true), ("peerkit get x --no-relay", true, false)]
+        {
+            let SubcommandArgs::Get(args) = parse(line).unwrap().action else { panic!("{line}") };
+            let mut config = Config::default();
+            args.reach.apply_to(&mut config);
+            assert_eq!((config.udp, config.relay, args.needs_own_node()), (udp, relay, true));
+        }
+        let config = run("peerkit run --no-udp --relay-rate 1M").listening.config();
+        assert_eq!((config.udp, config.relay, config.relay_rate), (false, true, 1_000_000));
+    }
+
     /// An identity that no node can have: its point has a small order.
     const INVALID_ID: &str =
         "peerkit share a --to 0100000000000000000000000000000000000000000000000000000000000000";

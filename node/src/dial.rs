@@ -35,7 +35,7 @@ mod meeting;
 mod staggered;
 
 pub(crate) use foreign::{DialOrigin, DialPermit, ForeignDials, NotDialled};
-pub(crate) use meeting::{RELAY_AFTER, RELAY_PREPARED_AFTER};
+pub(crate) use meeting::RELAY_PREPARED_AFTER;
 pub(crate) use staggered::{first_success, with_second_way};
 
 /// Time after which a node is met although it is still being dialled. 500 ms: the handshakes of a dial take two round

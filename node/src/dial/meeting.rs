@@ -21,7 +21,7 @@ pub(crate) const RELAY_PREPARED_AFTER: Duration = Duration::from_millis(400);
 /// Minimum time after which that connection is used, although a hole may still be punched. 1.2 s: by then each candidate
 /// has got three packets, so a lost one does not cost the direct connection. To prepare the connection takes ten round
 /// trips, so over a long way it is used later.
-pub(crate) const RELAY_AFTER: Duration = Duration::from_millis(1200);
+const RELAY_AFTER: Duration = Duration::from_millis(1200);
 
 /// Meets a node at the first of its addresses that connects. The candidates for hole punching are dialled at the same
 /// moment. The relays follow when all of them have failed, or later beside them.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::channel::Channel;
 use crate::conn::Conn;
-use crate::dial::{DialOrigin, RELAY_AFTER, RELAY_PREPARED_AFTER, Secured, first_success};
+use crate::dial::{DialOrigin, RELAY_PREPARED_AFTER, Secured, first_success};
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::RunningQuery;
@@ -28,6 +28,10 @@ use crate::stream::{AwaitedStream, Stream, Streams};
 /// opens. Any node of the network can ask for a call-back, so strangers choose the addresses that this node
 /// dials.
 const MAX_CALL_BACK_ADDRESSES: usize = 4;
+
+/// Time after which a stream is opened through a relay although there is no link yet. 2.5 s: a meeting has punched a hole
+/// or made a relayed link by then, unless both nodes are far away.
+const RELAY_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Time before a connection beside a new link is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -119,10 +123,13 @@ impl Inner {
             tokio::time::sleep(RELAY_PREPARED_AFTER).await;
             let dialled = self.dial_stream(peer, &relays, DialOrigin::Meeting).await;
             if let Ok(Secured { channel, .. }) = dialled {
+                let is_relayed = |conn: &Arc<Conn>| {
+                    conn.peer.id() == peer && conn.transport.scheme == Scheme::Relay
+                };
                 tokio::select! {
-                    () = sleep_until(begun + RELAY_AFTER) => {}
-                    // If the two nodes have a relayed link already, they can't make a direct one.
-                    () = self.links.wait_until(|links| links.iter().any(|conn| conn.peer.id() == peer)) => {}
+                    () = sleep_until(begun + RELAY_PATIENCE) => {}
+                    // The two nodes have had the time for a direct link.
+                    () = self.links.wait_until(|links| links.iter().any(is_relayed)) => {}
                 }
                 return channel;
             }
