@@ -42,7 +42,9 @@ impl Listener {
     /// Listens on a free port of 127.0.0.1.
     pub(crate) async fn bind(system: System, on_message: OnMessage) -> Result<Self> {
         Ok(match system {
-            System::Peerkit => Self::Peerkit(peerkit::Listener::bind(on_message).await?),
+            System::Peerkit | System::PeerkitQuic => {
+                Self::Peerkit(peerkit::Listener::bind(system, on_message).await?)
+            }
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
                 Self::Zenoh(zenoh::Listener::bind(system, on_message).await?)
@@ -82,7 +84,9 @@ impl Link {
         on_message: OnMessage,
     ) -> Result<Self> {
         Ok(match system {
-            System::Peerkit => Self::Peerkit(peerkit::Link::connect(address, on_message).await?),
+            System::Peerkit | System::PeerkitQuic => {
+                Self::Peerkit(peerkit::Link::connect(address, on_message).await?)
+            }
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
                 Self::Zenoh(zenoh::Link::connect(address, on_message).await?)

@@ -24,7 +24,9 @@ pub(crate) const BULK: Purpose = b'b';
 pub(crate) enum Listener {
     /// Each stream is a connection.
     Raw(raw::Listener),
-    /// Each stream is a connection beside the link.
+    /// Each stream is part of one connection.
+    RawQuinn(raw::quic::Listener),
+    /// Each stream is a connection beside the link. With a link over QUIC, each is part of its connection.
     Peerkit(peerkit::StreamListener),
     /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
@@ -38,7 +40,9 @@ pub(crate) enum Listener {
 pub(crate) enum Dialler {
     /// Each stream is a connection.
     Raw(raw::Dialler),
-    /// Each stream is a connection beside the link.
+    /// Each stream is part of one connection.
+    RawQuinn(raw::quic::Dialler),
+    /// Each stream is a connection beside the link. With a link over QUIC, each is part of its connection.
     Peerkit(peerkit::StreamDialler),
     /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
@@ -54,7 +58,10 @@ impl Listener {
         Ok(match system {
             System::RawTcp => Self::Raw(raw::Listener::bind(false).await?),
             System::RawTls => Self::Raw(raw::Listener::bind(true).await?),
-            System::Peerkit => Self::Peerkit(peerkit::StreamListener::bind().await?),
+            System::RawQuinn => Self::RawQuinn(raw::quic::Listener::bind()?),
+            System::Peerkit | System::PeerkitQuic => {
+                Self::Peerkit(peerkit::StreamListener::bind(system).await?)
+            }
             #[cfg(feature = "systems")]
             System::Libp2pNoise | System::Libp2pTls => {
                 Self::Libp2p(libp2p::Listener::bind(system).await?)
@@ -69,6 +76,7 @@ impl Listener {
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Raw(listener) => listener.address(),
+            Self::RawQuinn(listener) => listener.address(),
             Self::Peerkit(listener) => listener.address(),
             #[cfg(feature = "systems")]
             Self::Libp2p(listener) => listener.address(),
@@ -81,6 +89,7 @@ impl Listener {
     pub(crate) async fn accept(&mut self) -> Result<(Purpose, Stream)> {
         let mut stream: Stream = match self {
             Self::Raw(listener) => listener.accept().await?,
+            Self::RawQuinn(listener) => listener.accept().await?,
             Self::Peerkit(listener) => listener.accept().await?,
             #[cfg(feature = "systems")]
             Self::Libp2p(listener) => listener.accept().await?,
@@ -105,7 +114,10 @@ impl Dialler {
         Ok(match system {
             System::RawTcp => Self::Raw(raw::Dialler::new(address, false)?),
             System::RawTls => Self::Raw(raw::Dialler::new(address, true)?),
-            System::Peerkit => Self::Peerkit(peerkit::StreamDialler::connect(address).await?),
+            System::RawQuinn => Self::RawQuinn(raw::quic::Dialler::connect(address).await?),
+            System::Peerkit | System::PeerkitQuic => {
+                Self::Peerkit(peerkit::StreamDialler::connect(address).await?)
+            }
             #[cfg(feature = "systems")]
             System::Libp2pNoise | System::Libp2pTls => {
                 Self::Libp2p(libp2p::Dialler::connect(system, address).await?)
@@ -120,6 +132,7 @@ impl Dialler {
     pub(crate) async fn open(&mut self, purpose: Purpose) -> Result<Stream> {
         let mut stream: Stream = match self {
             Self::Raw(dialler) => dialler.open().await?,
+            Self::RawQuinn(dialler) => dialler.open().await?,
             Self::Peerkit(dialler) => dialler.open().await?,
             #[cfg(feature = "systems")]
             Self::Libp2p(dialler) => dialler.open().await?,

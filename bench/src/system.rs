@@ -9,8 +9,12 @@ pub(crate) enum System {
     RawTcp,
     /// The same over TLS, with tokio-rustls. Its rate is about the upper bound for this machine.
     RawTls,
+    /// Streams of a QUIC connection of quinn, with messages as in `RawTls`.
+    RawQuinn,
     /// A peerkit node with a handler.
     Peerkit,
+    /// The same, with a link over QUIC.
+    PeerkitQuic,
     /// zenoh publisher and subscriber on a TCP link. Not encrypted.
     #[cfg(feature = "systems")]
     ZenohTcp,
@@ -53,7 +57,9 @@ impl System {
     pub(crate) const ALL: &[Self] = &[
         Self::RawTcp,
         Self::RawTls,
+        Self::RawQuinn,
         Self::Peerkit,
+        Self::PeerkitQuic,
         #[cfg(feature = "systems")]
         Self::ZenohTcp,
         #[cfg(feature = "systems")]
@@ -83,7 +89,9 @@ impl System {
         match self {
             Self::RawTcp => "raw-tcp",
             Self::RawTls => "raw-tls",
+            Self::RawQuinn => "raw-quinn",
             Self::Peerkit => "peerkit",
+            Self::PeerkitQuic => "peerkit-quic",
             #[cfg(feature = "systems")]
             Self::ZenohTcp => "zenoh-tcp",
             #[cfg(feature = "systems")]

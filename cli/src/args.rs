@@ -238,6 +238,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(0..=u64::MAX))]
     pub(crate) max_inbound: Option<usize>,
 
+    /// Seconds after which an idle link is kept alive by a packet. For tests behind routers that forget early
+    #[arg(long, value_name = "SECONDS", hide = true, value_parser = number::<u64>(1..=15))]
+    pub(crate) keep_alive: Option<u64>,
+
     /// Print a JSON line for each event and each result, and nothing else on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -315,6 +319,18 @@ pub(crate) struct ListenArgs {
     #[arg(long, requires = "announce")]
     pub(crate) announce_only: bool,
 
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+
+    /// Maximum rate at which this node relays for others, in bytes a second. One connection gets a
+    /// quarter of it, after its first mebibyte [default: 1MiB]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse, conflicts_with = "no_relay")]
+    pub(crate) relay_rate: Option<u64>,
+}
+
+/// The ways by which a node reaches others beside TCP.
+#[derive(Debug, Args)]
+pub(crate) struct ReachArgs {
     /// Use TCP only: no links over UDP (QUIC), and no hole punching to nodes behind routers
     #[arg(long)]
     pub(crate) no_udp: bool,
@@ -322,11 +338,19 @@ pub(crate) struct ListenArgs {
     /// Neither relay connections between other nodes, nor use nodes that do
     #[arg(long)]
     pub(crate) no_relay: bool,
+}
 
-    /// Maximum rate at which this node relays for others, in bytes a second. One connection gets a
-    /// quarter of it, after its first mebibyte [default: 1MiB]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse, conflicts_with = "no_relay")]
-    pub(crate) relay_rate: Option<u64>,
+impl ReachArgs {
+    /// Returns whether any of them is switched off.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.no_udp || self.no_relay
+    }
+
+    /// Sets them in a configuration.
+    pub(crate) fn apply_to(&self, config: &mut Config) {
+        config.udp = !self.no_udp;
+        config.relay = !self.no_relay;
+    }
 }
 
 impl ListenArgs {
@@ -335,8 +359,7 @@ impl ListenArgs {
         let mut config = Config::default();
         config.announce.clone_from(&self.announce);
         config.announce_only = self.announce_only;
-        config.udp = !self.no_udp;
-        config.relay = !self.no_relay;
+        self.reach.apply_to(&mut config);
         config.relay_rate = self.relay_rate.unwrap_or(config.relay_rate);
         config
     }
@@ -582,6 +605,20 @@ mod tests {
         let args = run("peerkit run --announce a:1 --announce b:2 --announce-only --bootstrap c:3");
         assert_eq!((args.listening.announce.len(), args.bootstrap.len()), (2, 1));
         assert!(args.listening.announce_only);
+    }
+
+    #[test]
+    fn udp_and_relays_can_be_switched_off_for_a_node_of_its_own() {
+        for (line, udp, relay) in
+            [("peerkit get x --no-udp", false, true), ("peerkit get x --no-relay", true, false)]
+        {
+            let SubcommandArgs::Get(args) = parse(line).unwrap().action else { panic!("{line}") };
+            let mut config = Config::default();
+            args.reach.apply_to(&mut config);
+            assert_eq!((config.udp, config.relay, args.needs_own_node()), (udp, relay, true));
+        }
+        let config = run("peerkit run --no-udp --relay-rate 1M").listening.config();
+        assert_eq!((config.udp, config.relay, config.relay_rate), (false, true, 1_000_000));
     }
 
     /// An identity that no node can have: its point has a small order.

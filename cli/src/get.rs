@@ -110,14 +110,14 @@ fn exit_with_error(error: &str) -> ! {
 ///
 /// - the node is the source, or is in another network
 /// - the file is for standard output
-/// - the command line limits the rate of this fetch with `--down`
+/// - the command line has options for this fetch alone: `--down`, `--no-udp`, `--no-relay`
 async fn through_running_node(
     args: &GetArgs,
     wanted: &TicketOrHash,
     target: &FetchTarget,
 ) -> anyhow::Result<Option<(ApiFile, commands::get::GetArgs)>> {
     let FetchTarget::Disk(destination) = target else { return Ok(None) };
-    if args.down.is_some() {
+    if args.needs_own_node() {
         return Ok(None);
     }
     let state = folders::state(args.state.as_deref())?;
@@ -142,7 +142,7 @@ async fn search_result(
     error: &anyhow::Error,
 ) -> anyhow::Result<Option<(ApiFile, commands::get::GetArgs)>> {
     let Some((name, path)) = args.name_and_path() else { return Ok(None) };
-    if !error.is::<UsageError>() || args.ticket_file.is_some() || args.down.is_some() {
+    if !error.is::<UsageError>() || args.ticket_file.is_some() || args.needs_own_node() {
         return Ok(None);
     }
     // The error about a wrong path is less useful than `error`.
@@ -224,6 +224,7 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
     let key = peerkit::load_or_create_key(&key)?;
     let mut config = Config::default();
     config.download_rate = args.down.unwrap_or(config.download_rate);
+    args.reach.apply_to(&mut config);
     let mut builder = start::builder(None, config)?.network(network).manual(true);
     // Without a key the builder makes a new one.
     if !sources.contains(&key.id()) {

@@ -100,6 +100,9 @@ fn builder(args: &RunArgs, invite: Option<&Invite>) -> anyhow::Result<Builder> {
     config.peer_receive_rate = args.peer_receive.unwrap_or(config.peer_receive_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
+    if let Some(seconds) = args.keep_alive {
+        config.ping_after = Duration::from_secs(seconds);
+    }
     let mut builder = start::builder(args.name.as_deref(), config)?
         .manual(args.manual)
         .watch(true)

@@ -14,7 +14,6 @@ use peerkit_proto::hello::{FEATURE_RELAY, FEATURE_UDP, Hello};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::node_record::MAX_RECORD_ADDRESSES;
-use peerkit_proto::peer::meetings::{MEETING_TIME, MeetingAddresses, RELAY_AFTER};
 use peerkit_proto::peer::{DialError, DialId, Input, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -32,11 +31,15 @@ use crate::relay;
 use crate::tls::{self, Session, WrongNode};
 
 mod foreign;
+mod meeting;
 mod staggered;
 
 pub(crate) use foreign::{DialOrigin, DialPermit, ForeignDials, NotDialled};
-pub(crate) use staggered::first_success;
-use staggered::staggered_success;
+pub(crate) use staggered::{first_success, with_second_way};
+
+/// Time after which a node is met although it is still being dialled. 500 ms: the handshakes of a dial take two round
+/// trips, and most are shorter than 250 ms.
+pub(crate) const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
@@ -106,17 +109,26 @@ async fn dial_tcp(
         let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
         Err(Error::Connect { address: address.clone(), error })
     })?;
-    let failed = |error: io::Error| Error::Handshake { address: address.clone(), error };
     // Small messages are collected before they are written, so the kernel need not wait for more of them.
     let _ = tcp.set_nodelay(true);
-    let local = tcp.local_addr().map_err(failed)?;
+    let local = tcp.local_addr();
+    let local = local.map_err(|error| Error::Handshake { address: address.clone(), error })?;
+    let channel = Channel::Tcp(secure(inner, tcp, address, purpose).await?);
+    Ok((Secured { channel, remote, local, permit: None }, permit))
+}
+
+/// Secures a connection to `address` with TLS.
+pub(crate) async fn secure<T: tls::Transport>(
+    inner: &Inner,
+    transport: T,
+    address: &Address,
+    purpose: tls::ChannelPurpose,
+) -> Result<tls::TlsChannel<T>, Error> {
+    let failed = |error: io::Error| Error::Handshake { address: address.clone(), error };
     let timeout = inner.config.handshake_timeout;
-    let dialling = inner.tls.dial(tcp, purpose, address.id);
+    let dialling = inner.tls.dial(transport, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
-        Ok(Ok(channel)) => {
-            let channel = Channel::Tcp(channel);
-            Ok((Secured { channel, remote, local, permit: None }, permit))
-        }
+        Ok(Ok(channel)) => Ok(channel),
         Ok(Err(tls::TlsDialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
@@ -186,57 +198,13 @@ async fn connect_first(
     };
     let ways = addresses.iter().cloned();
     if purpose == Purpose::Meeting {
-        return meet(ways.collect(), attempt).await.map_err(combined_error);
+        return meeting::meet(ways.collect(), attempt).await.map_err(combined_error);
     }
     if let [address] = addresses {
         // The usual case, which needs no task of its own.
         return attempt(address.clone()).await;
     }
     first_success(ways, MAX_DIALLED, attempt).await.map_err(combined_error)
-}
-
-/// Meets a node at the first of its addresses that connects. The candidates for hole punching are dialled at the same
-/// moment. The relays follow once all have failed, or after [`RELAY_AFTER`]: see [`MeetingAddresses`].
-async fn meet<T, F>(
-    addresses: Vec<Address>,
-    attempt: impl Fn(Address) -> F,
-) -> Result<T, Vec<Error>>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, Error>> + Send + 'static,
-{
-    let MeetingAddresses { candidates, relays } = MeetingAddresses::of(addresses);
-    let punching = async {
-        let Some(first) = candidates.first().cloned() else { return Err(Vec::new()) };
-        // The other node dials at this moment too, so no candidate waits for another.
-        let connected = staggered_success(candidates, MAX_DIALLED, Duration::ZERO, &attempt);
-        tokio::time::timeout(MEETING_TIME, connected).await.unwrap_or_else(|_| {
-            let why = format!("no hole was punched within {} s", MEETING_TIME.as_secs());
-            Err(vec![Error::Connect { address: first, error: timed_out(why) }])
-        })
-    };
-    let mut punching = std::pin::pin!(punching);
-    let relaying = first_success(relays, MAX_DIALLED, &attempt);
-    let failed_first = match tokio::time::timeout(RELAY_AFTER, &mut punching).await {
-        Ok(Ok(connected)) => return Ok(connected),
-        Ok(Err(failed)) => Some(failed),
-        Err(_) => None,
-    };
-    let mut relaying = std::pin::pin!(relaying);
-    let (first, second) = match failed_first {
-        Some(failed) => (failed, relaying.await),
-        None => tokio::select! {
-            relayed = &mut relaying => match relayed {
-                Err(failed) => (failed, punching.await),
-                connected => (Vec::new(), connected),
-            },
-            punched = &mut punching => match punched {
-                Err(failed) => (failed, relaying.await),
-                connected => (Vec::new(), connected),
-            },
-        },
-    };
-    second.map_err(|failed| first.into_iter().chain(failed).collect())
 }
 
 /// Returns one error for the failures of several addresses. A single failure is returned as it is.

@@ -408,8 +408,11 @@ async fn shake_hands(
     inbound: Inbound,
     slot: &HandshakeSlot,
 ) -> Result<Handshake, FailedHandshake> {
+    let is_relayed = matches!(inbound, Inbound::Relayed(..));
     let (mut channel, local) = match secure(inner, inbound).await {
         Ok(secured) => secured,
+        // The dialler has prepared this connection, and has got a direct one meanwhile.
+        Err(error) if is_relayed && is_closed(&error) => return Ok(Handshake::Nothing),
         // The dialler expected another node at this address, and closed without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
@@ -438,6 +441,12 @@ async fn shake_hands(
         }
     };
     Ok(Handshake::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
+}
+
+/// Returns whether the other end has closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Secures an inbound connection. Returns it with its local address.

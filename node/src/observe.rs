@@ -21,8 +21,8 @@ use crate::stream::{Stream, read_block};
 /// The protocol of these streams. The observer sends addresses as text, each preceded by its length in four bytes.
 pub(crate) const OBSERVE_PROTOCOL: &str = "peerkit-seen/1";
 
-/// Interval at which an observer looks at the address again. 5 s: a third of the interval of keep-alive packets.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which an observer looks at the address again. 2 s: a node whose router has changed can be met soon.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Maximum length of an address as text: IPv6 with brackets, scope and port.
 const MAX_TEXT: usize = 64;

@@ -30,6 +30,7 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::tls::{self, ChannelPurpose, NotANode, Session, Tls, TlsDialError};
 
+mod silence;
 mod stream;
 
 pub(crate) use stream::{QuicConnection, QuicStream};
@@ -42,6 +43,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The code with which connections are closed when the node stops.
 const STOPPED: VarInt = VarInt::from_u32(0);
+
+/// The round-trip time that is assumed until it is measured. 200 ms: the first packet of a handshake is sent again after
+/// three times as much (RFC 9002, section 6.2.2). So in a meeting each candidate gets the packet three times before a
+/// relay is used, and at most six packets in all, with the one that ends the attempt. quinn assumes 333 ms.
+const INITIAL_RTT: Duration = Duration::from_millis(200);
+
+/// Maximum interval between two packets of an idle connection. 5 s: when a router on the way has forgotten the mapping of
+/// the node behind it, nothing reaches that node until it sends a packet.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The name that quinn requires for each dial. It is not sent, and nothing depends on it.
 const SERVER_NAME: &str = "peerkit.invalid";
@@ -205,12 +215,20 @@ impl Inner {
     /// Accepts the streams that the peer opens on a connection beside the first, until the connection is closed.
     pub(crate) fn serve_quic_streams(self: &Arc<Self>, stream: &QuicStream) {
         let (inner, connection) = (self.clone(), stream.connection());
+        let Session { id, purpose, .. } = stream.session();
         self.tasks.spawn(async move {
             let serve = |stream| {
                 let serving = inner.clone();
                 inner.tasks.spawn(async move { serving.serve_stream(stream).await });
             };
-            QuicConnection::accept_streams(connection, serve).await;
+            let serving = QuicConnection::accept_streams(connection.clone(), serve);
+            match purpose {
+                ChannelPurpose::Link => tokio::select! {
+                    () = serving => {}
+                    () = inner.revive_when_silent(id, connection) => {}
+                },
+                ChannelPurpose::Stream => serving.await,
+            }
         });
     }
 }
@@ -218,8 +236,8 @@ impl Inner {
 /// Returns the settings of all connections.
 fn transport(config: &Config) -> TransportConfig {
     let mut transport = TransportConfig::default();
-    // The link's own pings come at the same interval, but a connection may have streams only.
-    transport.keep_alive_interval(Some(config.ping_after));
+    transport.initial_rtt(INITIAL_RTT);
+    transport.keep_alive_interval(Some(config.ping_after.min(KEEP_ALIVE)));
     transport.max_idle_timeout(IdleTimeout::try_from(config.dead_after).ok());
     // One more than the streams that a peer may open, for the link.
     let streams = u32::try_from(config.max_streams_per_peer).unwrap_or(u32::MAX);

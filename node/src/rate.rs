@@ -68,10 +68,10 @@ impl Default for TimedBucket {
 impl TimedBucket {
     /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns the time at which the bucket has
     /// earned them.
-    fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
+    fn charge(&mut self, bytes: usize, per_second: u64, burst: Duration) -> Instant {
         let now = Instant::now();
         let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
-        let wait = self.bucket.take_with_debt(at, time_to_earn(bytes as u64, per_second), BURST);
+        let wait = self.bucket.take_with_debt(at, time_to_earn(bytes as u64, per_second), burst);
         now.checked_add(wait).unwrap_or(now)
     }
 }
@@ -87,7 +87,7 @@ impl Throttle {
         if per_second == 0 {
             return None;
         }
-        let due = lock(&self.0).charge(bytes, per_second);
+        let due = lock(&self.0).charge(bytes, per_second, BURST);
         (due > Instant::now()).then_some(due)
     }
 
@@ -103,6 +103,8 @@ impl Throttle {
 pub(crate) struct Rate {
     /// Bytes a second; 0 is no limit.
     per_second: AtomicU64,
+    /// The burst that the unused limit lets through, as the time in which it is earned.
+    burst: Duration,
     /// The task that holds this lock is next.
     bucket: tokio::sync::Mutex<TimedBucket>,
     changed: Notify,
@@ -111,8 +113,14 @@ pub(crate) struct Rate {
 impl Rate {
     /// Creates a limit of `per_second` bytes a second; 0 is no limit.
     pub(crate) fn new(per_second: u64) -> Self {
+        Self::with_burst(per_second, BURST)
+    }
+
+    /// Creates a limit that lets a larger burst through when it was unused.
+    pub(crate) fn with_burst(per_second: u64, burst: Duration) -> Self {
         Self {
             per_second: AtomicU64::new(per_second),
+            burst,
             bucket: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         }
@@ -146,7 +154,7 @@ impl Rate {
             }
             // A copy is charged, so that nothing is taken if the limit changes or the task gives up.
             let mut charged = *bucket;
-            let due = charged.charge(bytes, rate);
+            let due = charged.charge(bytes, rate, self.burst);
             let wait = async {
                 if due > Instant::now() {
                     sleep_until(due).await;

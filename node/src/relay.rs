@@ -30,7 +30,7 @@ use crate::listen;
 use crate::rate::Rate;
 use crate::served::StreamHandler;
 use crate::stream::Stream;
-use crate::tls::{ChannelPurpose, TlsDialError, WrongNode};
+use crate::tls::ChannelPurpose;
 
 /// The protocol of the streams to a relay.
 pub(crate) const RELAY_PROTOCOL: &str = "peerkit-relay/1";
@@ -47,6 +47,10 @@ const REACH_TIME: Duration = Duration::from_secs(5);
 /// Number of bytes of a connection, in each direction, that are relayed at the rate for all. 1 MiB: messages, and the
 /// first piece of a file.
 const UNLIMITED_START: usize = 1 << 20;
+
+/// Maximum burst of all connections together, as the time in which it is earned. 1 s: the first piece of a file does not
+/// wait at a relay that was idle.
+const BURST: Duration = Duration::from_secs(1);
 
 /// Number of bytes that are copied at a time.
 const PART: usize = 16 << 10;
@@ -79,7 +83,8 @@ pub(crate) struct Circuits {
 impl Circuits {
     /// Relays at most `rate` bytes a second; 0 is no limit.
     pub(crate) fn new(rate: u64) -> Self {
-        Self { permits: Arc::new(Semaphore::new(MAX_CIRCUITS)), rate: Rate::new(rate) }
+        let permits = Arc::new(Semaphore::new(MAX_CIRCUITS));
+        Self { permits, rate: Rate::with_burst(rate, BURST) }
     }
 
     /// Returns the number of connections that are relayed at the moment.
@@ -153,19 +158,9 @@ pub(crate) async fn dial(
         Ok(Err(error)) => return Err(failed(error)),
         Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
     }
-    let securing = inner.tls.dial(stream, purpose, Some(target));
-    let secured = tokio::time::timeout(inner.config.handshake_timeout, securing).await;
-    match secured {
-        Ok(Ok(channel)) => {
-            let channel = Channel::Relayed(Box::new(channel));
-            Ok((Secured { channel, remote, local, permit: None }, permit))
-        }
-        Ok(Err(TlsDialError::WrongNode(WrongNode(found)))) => {
-            Err(Error::WrongNode { address: address.clone(), found })
-        }
-        Ok(Err(TlsDialError::Io(error))) => Err(failed(error)),
-        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
-    }
+    let channel = dial::secure(inner, stream, address, purpose).await?;
+    let channel = Channel::Relayed(Box::new(channel));
+    Ok((Secured { channel, remote, local, permit: None }, permit))
 }
 
 /// The connection with the relay has a record layer of its own, so nothing is gained by these two.

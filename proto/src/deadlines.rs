@@ -33,6 +33,13 @@ impl<K: Copy + Ord> Deadlines<K> {
         }
     }
 
+    /// Moves all deadlines that are later than `due` to that time.
+    pub(crate) fn bring_forward(&mut self, due: Instant) {
+        let later: Vec<K> =
+            self.by_key.iter().filter(|(_, at)| **at > due).map(|(key, _)| *key).collect();
+        later.into_iter().for_each(|key| self.set(key, Some(due)));
+    }
+
     /// Returns the earliest deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.by_time.first().map(|(due, _)| *due)

@@ -227,9 +227,7 @@ impl Machine {
                 self.links.set_wanted(id);
                 self.overlay.pin(id);
             }
-            Input::Observed { by, address } => {
-                self.with_overlay(|overlay| overlay.observed(by, address));
-            }
+            Input::Observed { by, address } => self.observed(by, address),
             Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {

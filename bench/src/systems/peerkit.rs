@@ -1,14 +1,14 @@
 //! peerkit nodes: messages that a handler receives, and streams.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use peerkit::{Context, Handler, Message, Node, NodeId, Peer, Sender};
+use peerkit::{Address, Context, Handler, Message, Node, NodeId, Peer, Sender};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bulk::{BulkTransfer, Stream, discard};
 use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
+use crate::system::System;
 
 pub(crate) mod attackers;
 pub(crate) mod files;
@@ -22,20 +22,21 @@ const PROTOCOL: &str = "bench";
 /// A node that waits for a link.
 pub(crate) struct Listener {
     node: Node,
+    system: System,
     linked: oneshot::Receiver<Peer>,
     result: oneshot::Receiver<EndResult>,
 }
 
 impl Listener {
-    pub(crate) async fn bind(on_message: OnMessage) -> Result<Self> {
+    pub(crate) async fn bind(system: System, on_message: OnMessage) -> Result<Self> {
         let (handler, linked, result) = EndHandler::new(on_message);
         let node = Node::builder().listen("127.0.0.1:0").handler(handler).spawn().await?;
         node.serve_stream(PROTOCOL, discard);
-        Ok(Self { node, linked, result })
+        Ok(Self { node, system, linked, result })
     }
 
     pub(crate) fn address(&self) -> String {
-        address(&self.node)
+        dial_address(&self.node, self.system)
     }
 
     pub(crate) async fn accept(self) -> Result<Link> {
@@ -56,7 +57,7 @@ impl Link {
     pub(crate) async fn connect(address: &str, on_message: OnMessage) -> Result<Self> {
         let (handler, _, result) = EndHandler::new(on_message);
         let node = Node::builder().handler(handler).spawn().await?;
-        let peer = node.connect(address.parse::<SocketAddr>()?).await?;
+        let peer = node.connect(address.parse::<Address>()?).await?;
         let sender = node.sender(peer.id())?;
         Ok(Self { node, sender, result })
     }
@@ -164,11 +165,12 @@ impl Handler for EndHandler {
 /// A node that accepts streams.
 pub(crate) struct StreamListener {
     node: Node,
+    system: System,
     streams: mpsc::Receiver<Stream>,
 }
 
 impl StreamListener {
-    pub(crate) async fn bind() -> Result<Self> {
+    pub(crate) async fn bind(system: System) -> Result<Self> {
         let (accepted, streams) = mpsc::channel(16);
         let node = Node::builder().listen("127.0.0.1:0").spawn().await?;
         node.serve_stream(PROTOCOL, move |stream| {
@@ -177,11 +179,11 @@ impl StreamListener {
                 let _ = accepted.send(Box::new(stream) as Stream).await;
             }
         });
-        Ok(Self { node, streams })
+        Ok(Self { node, system, streams })
     }
 
     pub(crate) fn address(&self) -> String {
-        address(&self.node)
+        dial_address(&self.node, self.system)
     }
 
     pub(crate) async fn accept(&mut self) -> Result<Stream> {
@@ -198,12 +200,20 @@ pub(crate) struct StreamDialler {
 impl StreamDialler {
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         let node = Node::builder().spawn().await?;
-        let peer = node.connect(address.parse::<SocketAddr>()?).await?.id();
+        let peer = node.connect(address.parse::<Address>()?).await?.id();
         Ok(Self { node, peer })
     }
 
     pub(crate) async fn open(&self) -> Result<Stream> {
         Ok(Box::new(self.node.open_stream(self.peer, PROTOCOL).await?))
+    }
+}
+
+/// Returns the address at which a node of `system` is dialled.
+fn dial_address(node: &Node, system: System) -> String {
+    match system {
+        System::PeerkitQuic => format!("quic://{}", address(node)),
+        _ => address(node),
     }
 }
 

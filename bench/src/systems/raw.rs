@@ -13,6 +13,7 @@ use crate::bulk::Stream;
 
 pub(crate) mod files;
 pub(crate) mod many_links;
+pub(crate) mod quic;
 mod tls;
 
 /// Accepts connections.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
-use super::{ListenArgs, short_name};
+use super::{ListenArgs, ReachArgs, short_name};
 use crate::{address, byte_rate};
 
 /// Shown below `peerkit share --help`.
@@ -102,13 +102,11 @@ impl ShareArgs {
     /// Returns whether `share` needs a node of its own. Without such arguments, the running node shares the
     /// paths, if there is one.
     pub(crate) fn needs_own_node(&self) -> bool {
-        let ListenArgs { listen, announce, announce_only, no_udp, no_relay, relay_rate } =
-            &self.listening;
+        let ListenArgs { listen, announce, announce_only, reach, relay_rate } = &self.listening;
         !listen.is_empty()
             || !announce.is_empty()
             || *announce_only
-            || *no_udp
-            || *no_relay
+            || reach.is_limited()
             || relay_rate.is_some()
             || self.name.is_some()
             || self.up.is_some()
@@ -152,6 +150,9 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+
     /// With a HASH: the network of the node that has it [default: peerkit]
     #[arg(long, value_parser = short_name)]
     pub(crate) network: Option<String>,
@@ -167,6 +168,12 @@ pub(crate) struct GetArgs {
 }
 
 impl GetArgs {
+    /// Returns whether `get` needs a node of its own. Without such arguments, the running node fetches, if there is
+    /// one.
+    pub(crate) fn needs_own_node(&self) -> bool {
+        self.down.is_some() || self.reach.is_limited()
+    }
+
     /// Returns the first argument and the path. If a node runs, the first argument may be the name of a file
     /// that a search of that node has found. Returns `None` if there is no first argument, or there are too
     /// many.

@@ -348,6 +348,8 @@ impl Actor {
         self.inner.tasks.spawn(async move {
             let (files, here) = match what {
                 QueryKind::SignedCallBack { token, record, .. } => {
+                    // The node may ask because its packets over the link do not get through.
+                    inner.ping_over_quic(record.node);
                     // The machine has checked the signature. The identity keeps this node from sending
                     // anything to another node that answers at an address.
                     let addresses = record.addresses.iter();

@@ -50,8 +50,13 @@ impl DialOrigin {
         match self {
             Self::Own => None,
             // A host with several nodes, of which some have stopped, stays reachable.
-            Self::Record | Self::Answer | Self::Meeting => {
+            Self::Record | Self::Answer => {
                 Some(OriginLimits { of_host: (4, seconds(15)), of_all: (64, seconds(1)) })
+            }
+            // The candidates of a node at one host: those that two observers see, and a mapped one. Each gets up to
+            // five packets, and one that ends the attempt.
+            Self::Meeting => {
+                Some(OriginLimits { of_host: (3, seconds(15)), of_all: (64, seconds(1)) })
             }
             // Requests come from any member, without any action of this node.
             Self::CallBack => {
@@ -244,6 +249,16 @@ mod tests {
         assert!(permit(&dials, 3, DialOrigin::Own, "198.51.100.1:1").is_ok());
         assert!(permit(&dials, 3, DialOrigin::Record, "198.51.100.1:1").is_ok());
         assert!(permit(&dials, 62, DialOrigin::CallBack, "198.51.100.1:1").is_ok());
+    }
+
+    #[test]
+    fn a_host_that_is_named_as_a_candidate_gets_few_attempts() {
+        let dials = dials("0.0.0.0:7117");
+        let is_allowed = |n: u32| {
+            let to = format!("198.51.100.1:{}", 1 + n);
+            permit(&dials, n / 8, DialOrigin::Meeting, &to).is_ok()
+        };
+        assert_eq!((0..104).filter(|n| is_allowed(*n)).count(), 3, "within 13 s");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! the next ("happy eyeballs", RFC 8305). An address that does not answer costs a quarter of a second, not a
 //! time-out.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Time after which the next way is tried although the earlier attempts still run: the "connection attempt
 /// delay" of RFC 8305, section 8.
@@ -67,7 +69,7 @@ where
         let joined = match waiting.peek() {
             None => attempts.join_next().await,
             Some(_) => {
-                let joined = tokio::time::timeout(stagger, attempts.join_next()).await;
+                let joined = timeout(stagger, attempts.join_next()).await;
                 // The attempts are slow, so the next way is tried beside them.
                 let Ok(joined) = joined else { continue };
                 joined
@@ -80,6 +82,34 @@ where
             Some(Err(_)) => {}
             None => return Err(errors),
         }
+    }
+}
+
+/// Tries a second way to the same node beside the first one, once the first one has failed or has taken as long as
+/// `patience`. Cancels the one that is slower.
+///
+/// # Errors
+/// The failures of both ways, if both have failed.
+pub(crate) async fn with_second_way<T, E, F>(
+    first: impl Future<Output = Result<T, E>>,
+    second: impl Future<Output = Result<T, F>>,
+    patience: Duration,
+) -> Result<T, (E, F)> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    match timeout(patience, &mut first).await {
+        Ok(Ok(success)) => return Ok(success),
+        Ok(Err(failure)) => return second.await.map_err(|failed| (failure, failed)),
+        Err(_) => {}
+    }
+    tokio::select! {
+        ended = &mut first => match ended {
+            Ok(success) => Ok(success),
+            Err(failure) => second.await.map_err(|failed| (failure, failed)),
+        },
+        ended = &mut second => match ended {
+            Ok(success) => Ok(success),
+            Err(failed) => first.await.map_err(|failure| (failure, failed)),
+        },
     }
 }
 
@@ -131,5 +161,26 @@ mod tests {
         assert_eq!(first_two(ways).await, Ok(5));
         let ways = vec![(1, false), (2, false), (5, true)];
         assert_eq!(first_two(ways).await, Err(vec![1, 2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_way_begins_when_the_first_one_fails_or_is_slow() {
+        let both = async |first, second| {
+            let begun = tokio::time::Instant::now();
+            let (first, second) = (after_pair(first), after_pair(second));
+            let found = with_second_way(first, second, Duration::from_millis(500)).await;
+            (found, begun.elapsed().as_millis())
+        };
+        assert_eq!(both((400, true), (1, true)).await, (Ok(400), 400));
+        assert_eq!(both((100, false), (30, true)).await, (Ok(30), 130));
+        assert_eq!(both((9_000, true), (30, true)).await, (Ok(30), 530));
+        assert_eq!(both((600, true), (1_000, true)).await, (Ok(600), 600));
+        assert_eq!(both((600, false), (1_000, true)).await, (Ok(1_000), 1_500));
+        assert_eq!(both((9_000, true), (30, false)).await, (Ok(9_000), 9_000));
+        assert_eq!(both((9_000, false), (30, false)).await, (Err((9_000, 30)), 9_000));
+    }
+
+    async fn after_pair((millis, succeeds): (u64, bool)) -> Result<u64, u64> {
+        after(millis, succeeds).await
     }
 }

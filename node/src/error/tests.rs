@@ -128,6 +128,7 @@ fn errors() -> Vec<Error> {
         FetchError::TooLarge { size: 2, limit: 1 },
         FetchError::Stalled,
         FetchError::Stream(io("broken")),
+        FetchError::Direct,
         in_folder(FetchError::Stream(io("broken"))),
         FetchError::Disk { path: path(), error: io("full") },
         FetchError::NotAFile { path: path(), kind: InTheWay::Folder },

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
@@ -15,6 +14,7 @@ use super::network::NetworkHandle;
 use super::{ConnectOptions, Node};
 use crate::actor::mailbox::Operation;
 use crate::conn::Conn;
+use crate::dial::{DIAL_PATIENCE, with_second_way};
 use crate::error::Error;
 use crate::stream::refusal;
 
@@ -25,10 +25,6 @@ const MIN_ID_PREFIX: usize = 4;
 /// Maximum number of addresses that are dialled for one connect. 8: as many as for a message to a node
 /// without a link.
 const MAX_ADDRESSES: usize = 8;
-
-/// Time after which a node is met although it is still being dialled. 500 ms: the handshakes of a dial take two round
-/// trips, and most are shorter than 250 ms.
-const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A place to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +148,9 @@ enum NamedPlace {
     Node(NodeId),
 }
 
+/// There is no link with a node in the end, although the node was asked for one.
+struct NotMet;
+
 impl NetworkHandle<'_> {
     /// Finds a connected peer by its name, its identity, or the first digits of its identity.
     ///
@@ -240,52 +239,34 @@ impl Node {
         if let (Some(peer), []) = (self.peer(id), &known[..]) {
             return Ok(peer);
         }
-        let mut dialling = std::pin::pin!(self.dial_node(id, known, options));
-        let failure = match tokio::time::timeout(DIAL_PATIENCE, &mut dialling).await {
-            Ok(Err(error)) if !matches!(error, Error::Stopped) => Some(error),
-            Ok(done) => return done,
-            // A packet to an address behind a NAT may get no answer.
-            Err(_) => None,
-        };
-        let mut meeting = std::pin::pin!(self.meet(id));
-        match failure {
-            Some(failure) => meeting.await.ok_or(failure),
-            None => tokio::select! {
-                dialled = &mut dialling => match dialled {
-                    Err(failure) => meeting.await.ok_or(failure),
-                    done => done,
-                },
-                met = &mut meeting => match met {
-                    Some(peer) => Ok(peer),
-                    None => dialling.await,
-                },
-            },
-        }
+        let dialling = self.dial_node(id, known, options);
+        // A packet to an address behind a NAT may get no answer.
+        let met = with_second_way(dialling, self.meet(id), DIAL_PATIENCE).await;
+        met.map_err(|(failure, NotMet)| failure)
     }
 
-    /// Meets a node that may not be dialled: see [`peerkit_proto::peer::meetings`]. Returns `None` if there is no link
-    /// with it in the end.
-    async fn meet(&self, id: NodeId) -> Option<Peer> {
+    /// Meets a node that may not be dialled: see [`peerkit_proto::peer::meetings`].
+    async fn meet(&self, id: NodeId) -> Result<Peer, NotMet> {
         if self.inner.profile.manual || id == self.id() {
-            return None;
+            return Err(NotMet);
         }
         let what = QueryKind::CallBack { target: id, token: LINK_ONLY, addresses: Vec::new() };
         let timeout = self.inner.config.connect_timeout;
-        let query = self.inner.send_query(what, -1, Some(timeout)).await.ok()?;
+        let query = self.inner.send_query(what, -1, Some(timeout)).await.map_err(|_| NotMet)?;
         let linked = |links: &[Arc<Conn>]| links.iter().any(|conn| conn.peer.id() == id);
         let met = async {
             tokio::select! {
                 biased;
                 () = self.inner.links.wait_until(linked) => true,
-                () = refusal(Some(query), id) => false,
+                () = refusal(Some(query), id, None) => false,
             }
         };
         if !tokio::time::timeout(timeout, met).await.unwrap_or(false) {
-            return None;
+            return Err(NotMet);
         }
         // The application wants this link, so it is not closed when it is idle.
         self.inner.actor.input(Input::Want { id }).await;
-        self.peer(id)
+        self.peer(id).ok_or(NotMet)
     }
 
     /// Dials a node at its known addresses, and then at those that other nodes know.

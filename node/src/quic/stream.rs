@@ -60,6 +60,12 @@ impl QuicConnection {
         self.connection.local_ip()
     }
 
+    /// Returns how many packets this node has sent and received.
+    pub(super) fn packets(&self) -> (u64, u64) {
+        let stats = self.connection.stats();
+        (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
+    }
+
     /// Opens a stream. The peer sees it when the first byte is sent. Waits while the peer has too many.
     pub(crate) async fn open(self: Arc<Self>) -> io::Result<QuicStream> {
         let (send, receive) = self.connection.open_bi().await?;

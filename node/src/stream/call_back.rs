@@ -12,8 +12,9 @@ use peerkit_proto::address::{Address, Scheme};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::query::{AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
-use peerkit_proto::peer::meetings::LINK_ONLY;
+use peerkit_proto::peer::meetings::{LINK_ONLY, MAX_RELAYS, RELAY_PREPARED_AFTER};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use crate::channel::Channel;
 use crate::conn::Conn;
@@ -27,6 +28,10 @@ use crate::stream::{AwaitedStream, Stream, Streams};
 /// opens. Any node of the network can ask for a call-back, so strangers choose the addresses that this node
 /// dials.
 const MAX_CALL_BACK_ADDRESSES: usize = 4;
+
+/// Time after which a stream is opened through a relay although there is no link yet. 2.5 s: a meeting has punched a hole
+/// or made a relayed link by then, unless both nodes are far away.
+const RELAY_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Time before a connection beside a new link is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -62,6 +67,7 @@ impl Inner {
             let asked = self.send_query(what, -1, Some(timeout)).await;
             query = Some(asked.map_err(|error| error.to_string())?);
         }
+        let (answered, answer) = oneshot::channel();
         tokio::select! {
             biased;
             called = tokio::time::timeout(timeout, stream) => match called {
@@ -72,7 +78,8 @@ impl Inner {
                 )),
             },
             channel = self.channel_beside_new_link(peer, token) => Ok(channel),
-            () = refusal(query, peer) => {
+            channel = self.channel_through_relay(peer, answer) => Ok(channel),
+            () = refusal(query, peer, Some(answered)) => {
                 Err("it could not be asked through the network to connect to this node".into())
             }
         }
@@ -100,6 +107,34 @@ impl Inner {
             // The link has ended, and its end is about to be noted, or the relay has no room.
             tokio::time::sleep(RETRY_AFTER).await;
         }
+    }
+
+    /// Connects through one of the relays that `peer` names in its answer to a query. Leaves time for a direct
+    /// connection, and never returns if no relay connects.
+    async fn channel_through_relay(
+        self: &Arc<Self>,
+        peer: NodeId,
+        answer: oneshot::Receiver<Vec<Address>>,
+    ) -> Channel {
+        if let Ok(mut relays) = answer.await {
+            let begun = Instant::now();
+            relays.retain(|address| address.scheme == Scheme::Relay);
+            relays.truncate(MAX_RELAYS);
+            tokio::time::sleep(RELAY_PREPARED_AFTER).await;
+            let dialled = self.dial_stream(peer, &relays, DialOrigin::Meeting).await;
+            if let Ok(Secured { channel, .. }) = dialled {
+                let is_relayed = |conn: &Arc<Conn>| {
+                    conn.peer.id() == peer && conn.transport.scheme == Scheme::Relay
+                };
+                tokio::select! {
+                    () = sleep_until(begun + RELAY_PATIENCE) => {}
+                    // The two nodes have had the time for a direct link.
+                    () = self.links.wait_until(|links| links.iter().any(is_relayed)) => {}
+                }
+                return channel;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Answers a peer that asks for a call-back over its link.
@@ -150,12 +185,22 @@ impl Inner {
 
 /// Waits until it is certain that `peer` does not call back: all nodes have answered the query, and `peer`, which
 /// answers when it begins to call back, is not among them. Never returns if there is no query, or if an answer may
-/// be missing.
-pub(crate) async fn refusal(query: Option<RunningQuery>, peer: NodeId) {
+/// be missing. `answered` gets the addresses in the answer of `peer`.
+pub(crate) async fn refusal(
+    query: Option<RunningQuery>,
+    peer: NodeId,
+    mut answered: Option<oneshot::Sender<Vec<Address>>>,
+) {
     if let Some(RunningQuery { mut answers, ended }) = query {
         let mut calls_back = false;
         while let Some(answer) = answers.recv().await {
-            calls_back |= answer.node == peer && answer.body == AnswerBody::Here;
+            if answer.node != peer || answer.body != AnswerBody::Here {
+                continue;
+            }
+            calls_back = true;
+            if let Some(answered) = answered.take() {
+                let _ = answered.send(answer.addresses);
+            }
         }
         let is_complete = ended.await.unwrap_or(false);
         if is_complete && !calls_back {

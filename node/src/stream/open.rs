@@ -6,7 +6,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Reason;
@@ -19,7 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::actor::mailbox::Operation;
 use crate::channel::Channel;
 use crate::conn::Conn;
-use crate::dial::{self, DialOrigin, MAX_DIALLED, Secured, first_success};
+use crate::dial::{
+    self, DIAL_PATIENCE, DialOrigin, MAX_DIALLED, Secured, first_success, with_second_way,
+};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::quic::QuicStream;
@@ -39,10 +40,6 @@ mod status {
     /// The opening node is not a member. The number of the error is added.
     pub(super) const NOT_A_MEMBER: u8 = 32;
 }
-
-/// Time after which a node is asked for a call-back although it is still being dialled. 500 ms: the handshakes of a dial
-/// take two round trips, and most are shorter than 250 ms.
-const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The reason why this node opens no stream to a node.
 const BANNED_HERE: &str = "it is banned here";
@@ -142,42 +139,14 @@ impl Inner {
         }
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
-        let dialling = self.dial_stream(peer, &addresses, DialOrigin::Answer);
-        let mut dialling = std::pin::pin!(dialling);
-        let mut failures = Vec::new();
-        let called = match tokio::time::timeout(DIAL_PATIENCE, &mut dialling).await {
-            Ok(Ok(Secured { channel, .. })) => return self.open_on(channel, protocol, None).await,
-            Ok(Err(failed)) => {
-                failures = failed;
-                self.call_back(peer, conn).await
-            }
-            // The dials go on beside the call-back: a packet to an address behind a NAT may get no answer.
-            Err(_) => {
-                let mut calling = std::pin::pin!(self.call_back(peer, conn));
-                tokio::select! {
-                    called = &mut calling => match called {
-                        Ok(channel) => Ok(channel),
-                        Err(why) => match dialling.await {
-                            Ok(Secured { channel, .. }) => Ok(channel),
-                            Err(failed) => {
-                                failures = failed;
-                                Err(why)
-                            }
-                        },
-                    },
-                    dialled = &mut dialling => match dialled {
-                        Ok(Secured { channel, .. }) => Ok(channel),
-                        Err(failed) => {
-                            failures = failed;
-                            calling.await
-                        }
-                    },
-                }
-            }
+        let dialling = async {
+            let dialled = self.dial_stream(peer, &addresses, DialOrigin::Answer).await;
+            dialled.map(|Secured { channel, .. }| channel)
         };
-        match called {
+        // A packet to an address behind a NAT may get no answer.
+        match with_second_way(dialling, self.call_back(peer, conn), DIAL_PATIENCE).await {
             Ok(channel) => self.open_on(channel, protocol, None).await,
-            Err(why) => {
+            Err((mut failures, why)) => {
                 // If this node does not listen, no peer can call it back. That says nothing about this peer, so
                 // it is left out if a dial has failed too.
                 if failures.is_empty() || !self.addresses.listening.is_empty() {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use peerkit::{Node, Reason};
+use peerkit::{Event, Node, Reason, Scheme};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM};
+use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, FEATURE_UDP};
 use peerkit_proto::id::Key;
 use peerkit_proto::versions::{VersionGap, Versions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::attacker::tls::{self, Credentials};
 use crate::attacker::{
-    Attacker, End, STEP_TIMEOUT, Victim, config, encoded, hello, key, raw_frame, within,
+    Attacker, End, STEP_TIMEOUT, Victim, config, encoded, hello, key, raw_frame, text, within,
 };
 
 const SECRET: &str = "a secret of many letters";
@@ -187,7 +187,7 @@ async fn garbage_in_place_of_hello_is_reported_and_ends_the_connection() {
         (raw_frame(0x01, b""), "a frame of kind 0x01: the bytes end too early"),
         (too_long, "a frame of kind 0x01 announces 65537 bytes"),
         (encoded(&Frame::Ping(1)), "a frame before Hello"),
-        (encoded(&crate::attacker::text("hi")), "a frame before Hello"),
+        (encoded(&text("hi")), "a frame before Hello"),
         (raw_frame(0x77, b"what later versions say"), "a frame before Hello"),
     ];
     for (bytes, fault) in cases {
@@ -241,6 +241,53 @@ async fn a_link_speaks_the_highest_common_version_and_reports_disabled_features(
         }
     }
     victim.check_unharmed().await;
+}
+
+/// Returns the recorded Hello of a node from before there was QUIC, as bytes.
+fn recorded_hello(version: u16) -> Vec<u8> {
+    let folder = format!("{}/../tests/fixtures/wire-{version}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(format!("{folder}/conversation.txt")).unwrap();
+    let digits: String = text.lines().filter_map(|line| line.strip_prefix("1 > ")).collect();
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let len = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    bytes[..4 + len].to_vec()
+}
+
+#[tokio::test]
+async fn a_node_from_before_quic_is_linked_over_tcp_and_gets_no_packet_of_udp() {
+    for version in [1, 2] {
+        let mut config = config();
+        // The node at the loopback address counts as one of the internet, which could see this node's UDP address.
+        config.limit_loopback = true;
+        let victim = Victim::with_config(config).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let udp = tokio::net::UdpSocket::bind(at).await.unwrap();
+        let dialling = tokio::spawn({
+            let node = victim.node.clone();
+            async move { node.connect(at).await }
+        });
+        let mut old = Attacker::accept(&listener, &key()).await;
+        let Some(Frame::Hello(hello)) = old.frame().await else { panic!("no Hello") };
+        assert_ne!(hello.features & FEATURE_UDP, 0);
+        assert!(hello.addresses.iter().all(|address| address.scheme == Scheme::Tcp), "{hello:?}");
+        old.send_raw(&recorded_hello(version)).await;
+        let peer = dialling.await.unwrap().unwrap();
+        let status = victim.node.status().await;
+        let link = status.peers.iter().find(|link| link.id == peer.id()).unwrap();
+        assert_eq!(link.version, Some(version));
+
+        old.send(&text("from the past")).await;
+        let is_message = |event: &Event| matches!(event, Event::NodeMessage { .. }).then_some(());
+        victim.event("a message", is_message).await;
+        victim.node.send(&peer, "an answer").await.unwrap();
+        while !matches!(old.content().await.unwrap(), Frame::Message(_)) {}
+        let nothing = udp.try_recv(&mut [0; 64]).unwrap_err();
+        assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+        drop(old);
+        victim.check_unharmed().await;
+    }
 }
 
 /// The proof is bound to the TLS session. In another session it is invalid.

@@ -33,7 +33,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const MAX_CANDIDATES: usize = 8;
 
 /// Maximum number of relays that a node names. 3: one may have no room, and one may have stopped.
-pub(crate) const MAX_RELAYS: usize = 3;
+pub const MAX_RELAYS: usize = 3;
 
 /// What a node knows of its own UDP addresses.
 #[derive(Debug)]

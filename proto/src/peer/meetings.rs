@@ -12,6 +12,7 @@
 //! few packets.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Machine, Purpose};
@@ -19,8 +20,10 @@ use crate::address::{Address, Scheme};
 use crate::deadlines::Deadlines;
 use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
-use crate::overlay::reach::{MAX_CANDIDATES, MAX_RELAYS};
+use crate::overlay::reach::MAX_CANDIDATES;
 use crate::time::Instant;
+
+pub use crate::overlay::reach::MAX_RELAYS;
 
 /// Maximum number of meetings under way. 16: each sends a few packets to eight addresses at most, so all together send
 /// as much as one small download.
@@ -39,14 +42,25 @@ const UPGRADE_EVERY: Duration = Duration::from_secs(30);
 /// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets few packets.
 pub const MEETING_TIME: Duration = Duration::from_secs(4);
 
-/// Time after which relays are tried too. 1 s: a hole that can be punched mostly is after two round trips.
-pub const RELAY_AFTER: Duration = Duration::from_secs(1);
+/// Time after which a connection through a relay is prepared. 400 ms: a hole that can be punched mostly is after two
+/// round trips, and then no relay is troubled.
+pub const RELAY_PREPARED_AFTER: Duration = Duration::from_millis(400);
+
+/// Minimum time after which that connection is used, although a hole may still be punched. 1.2 s: by then each candidate
+/// has got three packets, so a lost one does not cost the direct connection. To prepare the connection takes ten round
+/// trips, so over a long way it is used later.
+pub const RELAY_AFTER: Duration = Duration::from_millis(1200);
+
+/// Time after which they try it when this node is seen at another address. 2 s: a second observer may tell it too, and
+/// one that always tells another address causes few attempts.
+const UPGRADE_SOON: Duration = Duration::from_secs(2);
 
 /// Maximum number of nodes for which that time is remembered.
 const MAX_ASKED: usize = 256;
 
 /// The addresses of a dial of a meeting, by their use. The candidates are dialled at the same moment, for
-/// [`MEETING_TIME`]. The relays follow once all candidates have failed, or after [`RELAY_AFTER`].
+/// [`MEETING_TIME`]. A connection through a relay is prepared once all candidates have failed, or after
+/// [`RELAY_PREPARED_AFTER`], and used once they have failed, or after [`RELAY_AFTER`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeetingAddresses {
     /// The candidates for hole punching.
@@ -111,6 +125,16 @@ impl Machine {
     pub(super) fn note_relayed(&mut self, id: NodeId, is_relayed: bool) {
         let due = is_relayed.then(|| self.now.monotonic + UPGRADE_EVERY);
         self.meetings.upgrades.set(id, due);
+    }
+
+    /// Notes at which UDP address an observer sees this node. At a new address it can perhaps be met, so the nodes with
+    /// relayed links are asked soon.
+    pub(super) fn observed(&mut self, by: NodeId, address: Option<SocketAddr>) {
+        let before = self.overlay.reach().seen.udp;
+        self.with_overlay(|overlay| overlay.observed(by, address));
+        if self.overlay.reach().seen.udp.iter().any(|at| !before.contains(at)) {
+            self.meetings.upgrades.bring_forward(self.now.monotonic + UPGRADE_SOON);
+        }
     }
 
     /// Asks the nodes with relayed links for direct ones.

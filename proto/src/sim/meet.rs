@@ -15,8 +15,11 @@ use crate::frame::query::QueryKind;
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::peer::circuits::{self, CircuitRefusal};
-use crate::peer::meetings::{LINK_ONLY, MEETING_TIME, MeetingAddresses, RELAY_AFTER};
+use crate::peer::meetings::{
+    LINK_ONLY, MEETING_TIME, MeetingAddresses, RELAY_AFTER, RELAY_PREPARED_AFTER,
+};
 use crate::peer::{Input, LinkTransport};
+use crate::time::Instant;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,8 @@ pub(super) struct SimulatedMeeting {
     relays: VecDeque<Address>,
     /// The relay that is being tried: its number, and its address.
     relaying: Option<(usize, Address)>,
+    /// The time from which a relay is used although a hole may still be punched.
+    relays_from: Instant,
     /// No hole was punched in time.
     is_over: bool,
 }
@@ -98,18 +103,21 @@ impl<H: Handler> Sim<H> {
             .into_iter()
             .filter_map(|address| Some((address.socket()?, address)))
             .collect();
-        let relays_at = if candidates.is_empty() { Duration::ZERO } else { RELAY_AFTER };
         let is_over = candidates.is_empty();
+        let [prepared_after, used_after] =
+            if is_over { [Duration::ZERO; 2] } else { [RELAY_PREPARED_AFTER, RELAY_AFTER] };
+        let relays_from = self.now + used_after;
         let packets = if is_over { 0 } else { PACKETS_AT.len() };
+        let relays = relays.into();
         dial.meeting =
-            SimulatedMeeting { candidates, relays: relays.into(), relaying: None, is_over };
+            SimulatedMeeting { candidates, relays, relaying: None, relays_from, is_over };
         for at in &PACKETS_AT[..packets] {
             self.put_dial_step(dial_key, *at, DialStep::SendPackets);
         }
         if !is_over {
             self.put_dial_step(dial_key, MEETING_TIME, DialStep::MeetingOver);
         }
-        self.put_dial_step(dial_key, relays_at, DialStep::TryRelay);
+        self.put_dial_step(dial_key, prepared_after, DialStep::TryRelay);
     }
 
     /// Handles a step of a meeting. Returns false if it is none.
@@ -218,6 +226,7 @@ impl<H: Handler> Sim<H> {
         let Some(dial) = self.dials.get(&dial_key) else { return };
         let (from, run) = (dial.from, dial.run);
         let Some((relay, at)) = dial.meeting.relaying.clone() else { return };
+        let relays_from = dial.meeting.relays_from;
         let step = match at.id.map(|id| self.relay_to(relay, from, id)) {
             Some(Ok((to, reached))) if self.nodes[from].run == run => {
                 // The answer of the relay, and one round trip for TLS between the two ends.
@@ -225,7 +234,7 @@ impl<H: Handler> Sim<H> {
                 let secured = reached + self.latency(relay, from) + end_to_end * 2;
                 return self.put_dial_step(
                     dial_key,
-                    secured,
+                    secured.max(relays_from.since(self.now)),
                     DialStep::Relayed(to, self.nodes[to].run),
                 );
             }

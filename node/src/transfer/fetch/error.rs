@@ -46,6 +46,9 @@ pub enum FetchError {
     /// The connection to the source broke.
     #[error("the connection to the source broke: {0}")]
     Stream(io::Error),
+    /// There is a direct link with the source now, so its relayed stream is given up for a direct one.
+    #[error("the source is connected without a relay now")]
+    Direct,
     /// A file inside a folder has failed.
     #[error("{path}: {error}")]
     InFolder {
@@ -125,6 +128,7 @@ impl FetchError {
             // These may pass: a source that has nothing now may be fetching the content itself.
             Self::Stalled
             | Self::Stream(_)
+            | Self::Direct
             | Self::Refused(FileRefusal::NotFound | FileRefusal::Busy)
             | Self::Stopped => Fault::Lost,
             Self::Refused(_) => Fault::Refused,

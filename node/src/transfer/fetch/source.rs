@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use peerkit_proto::address::Scheme;
 use peerkit_proto::files::fetch::{Claim, Input, SourceCandidate, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_ADDRESSES};
 use peerkit_proto::files::{
     Answer, Description, FileKind, FileRefusal, PIECE, PieceValue, Request,
 };
+use peerkit_proto::id::NodeId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -91,6 +93,8 @@ impl SourceTask {
         self.report(SourceReport::Input(Input::Identified { source, id })).await?;
         let binding = stream.channel.session().binding;
         let expected = stream.expected.clone();
+        let is_relayed = stream.channel.scheme() == Scheme::Relay;
+        let awaits_direct = (is_relayed && !has_direct_link(inner, id)).then_some(id);
         let mut client = Client::new(stream, inner.rates.of(id));
         let FetchRequest { hash, secret, .. } = self.context.request;
         if let Some(secret) = secret {
@@ -102,7 +106,9 @@ impl SourceTask {
         let claim = Claim { kind: description.kind, size: description.size };
         self.report(SourceReport::Input(Input::Described { source, claim })).await?;
         match self.prove(&mut client, &description, values).await? {
-            Some(target) => self.exchange(client, &description, &target, expected).await,
+            Some(target) => {
+                self.exchange(client, &description, &target, (expected, awaits_direct)).await
+            }
             None => Ok(()),
         }
     }
@@ -136,13 +142,14 @@ impl SourceTask {
         }
     }
 
-    /// Requests and receives pieces until the fetch has everything.
+    /// Requests and receives pieces until the fetch has everything. If `awaits_direct` is a node, gives the stream up
+    /// for a direct one once there is a direct link with that node.
     async fn exchange(
         &mut self,
         mut client: Client,
         description: &Description,
         target: &Arc<DownloadTarget>,
-        expected: ExpectedBytes,
+        (expected, awaits_direct): (ExpectedBytes, Option<NodeId>),
     ) -> Result<(), Error> {
         let FetchRequest { hash, name, .. } = &self.context.request;
         let mut addresses = self.inner.addresses.announced(None);
@@ -157,8 +164,10 @@ impl SourceTask {
         // Nothing is owed until pieces are requested: a source without any may be silent for long.
         owed.is_any.store(false, Ordering::Relaxed);
         let mut receiver = PieceReceiver {
+            inner: &self.inner,
             context: &self.context,
             source: self.source,
+            awaits_direct,
             target,
             answers,
             owed: &owed,
@@ -283,10 +292,18 @@ async fn send_requests(
     Ok(())
 }
 
+/// Returns whether there is a link with a node that no third node relays.
+fn has_direct_link(inner: &Inner, id: NodeId) -> bool {
+    inner.links.get_open(id).is_some_and(|conn| conn.transport.scheme != Scheme::Relay)
+}
+
 /// The receiving side of a source.
 struct PieceReceiver<'a> {
+    inner: &'a Inner,
     context: &'a FetchContext,
     source: SourceId,
+    /// The node at the other end of a relayed stream, which is given up once there is a direct link with the node.
+    awaits_direct: Option<NodeId>,
     target: &'a Arc<DownloadTarget>,
     answers: AnswerReader,
     owed: &'a OwedRuns,
@@ -302,6 +319,10 @@ impl PieceReceiver<'_> {
         let error = loop {
             if let Err(error) = self.receive().await {
                 break error;
+            }
+            // Between two answers, so that no part of a piece is fetched twice.
+            if self.awaits_direct.is_some_and(|id| has_direct_link(self.inner, id)) {
+                break FetchError::Direct.into();
             }
         };
         // Pieces that have arrived are written, although the source has failed.

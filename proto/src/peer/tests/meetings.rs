@@ -133,9 +133,20 @@ fn a_meeting_dials_few_addresses_and_few_meetings_are_under_way() {
 
 /// Reports that both ends of a relayed connection, or of one over QUIC, have said Hello.
 fn greeted_over(node: &mut Driven, n: u8, connection: u64, is_relayed: bool) -> Vec<Output> {
-    let (direction, ip) = (Direction::Inbound, [198, 51, 100, 2].into());
-    let candidate = Candidate { id: id(n), direction, incarnation: 1, ip, is_relayed };
     let scheme = if is_relayed { Scheme::Relay } else { Scheme::Quic };
+    let transport = LinkTransport { scheme, ..LinkTransport::default() };
+    greeted_as(node, n, connection, Direction::Inbound, transport)
+}
+
+fn greeted_as(
+    node: &mut Driven,
+    n: u8,
+    connection: u64,
+    direction: Direction,
+    transport: LinkTransport,
+) -> Vec<Output> {
+    let (ip, is_relayed) = ([198, 51, 100, 2].into(), transport.scheme == Scheme::Relay);
+    let candidate = Candidate { id: id(n), direction, incarnation: 1, ip, is_relayed };
     node.input(Input::Greeted(Greeted {
         connection: ConnectionId(connection),
         dial: None,
@@ -144,8 +155,32 @@ fn greeted_over(node: &mut Driven, n: u8, connection: u64, is_relayed: bool) -> 
         unix: None,
         merits: Vec::new(),
         membership: None,
-        transport: LinkTransport { scheme, ..LinkTransport::default() },
+        transport,
     }))
+}
+
+#[test]
+fn a_new_address_of_this_node_brings_the_next_attempt_forward() {
+    let mut node = Driven::meeting(true, true);
+    let is_asked = |outputs: &[Output]| {
+        let is_query = |output: &Output| matches!(output, Output::Send { frame: Frame::Query(query), .. } if query.is_signed());
+        outputs.iter().any(is_query)
+    };
+    let transport = LinkTransport { accepts_quic: true, ..LinkTransport::default() };
+    let linked = greeted_as(&mut node, 8, 8, Direction::Outbound, transport);
+    assert!(linked.iter().any(|output| matches!(output, Output::Observe(by) if *by == id(8))));
+    greeted_over(&mut node, 9, 9, true);
+    let seen = |port| {
+        let address = Some(format!("203.0.113.1:{port}").parse().unwrap());
+        Input::Observed { by: id(8), address }
+    };
+    node.input(seen(7000));
+    assert!(!is_asked(&node.pass(Duration::from_secs(1))), "a second observer may follow");
+    assert!(is_asked(&node.pass(Duration::from_secs(1))));
+    node.input(seen(7000));
+    assert!(!is_asked(&node.pass(Duration::from_secs(20))), "nothing is new");
+    node.input(seen(7001));
+    assert!(is_asked(&node.pass(Duration::from_secs(2))));
 }
 
 #[test]

@@ -91,9 +91,8 @@ fn a_hole_is_punched_after_two_round_trips_and_a_relay_is_used_after_a_second() 
     assert_eq!(met(&mut homes(&[HOME, HOME])), (Some(Scheme::Quic), LATENCY * 8));
     let (scheme, took) = met(&mut homes(&[STRICT, STRICT]));
     assert_eq!(scheme, Some(Scheme::Relay));
-    // TCP and TLS to the relay, its question, the call-back to it, its answer, then TLS and Hellos between the ends.
-    let relayed = LATENCY * (4 + 1 + 5 + 1) + LATENCY * 2 * 4;
-    assert_eq!(took, LATENCY * 4 + RELAY_AFTER + relayed);
+    // The way through the relay is ready earlier. Then a round trip of Hellos between the ends.
+    assert_eq!(took, LATENCY * 4 + RELAY_AFTER + LATENCY * 2 * 2);
 }
 
 #[test]
