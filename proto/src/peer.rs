@@ -229,6 +229,7 @@ impl Machine {
             Input::Observed { by, address } => {
                 self.with_overlay(|overlay| overlay.observed(by, address));
             }
+            Input::Mapping(state) => self.with_overlay(|overlay| overlay.set_mapping(state)),
             Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {

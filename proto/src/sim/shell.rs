@@ -293,6 +293,7 @@ impl<H: Handler> Sim<H> {
             | Output::PauseReading(..)
             | Output::Observe(_)
             | Output::StopObserving(_)
+            | Output::AnnounceMapped(_)
             | Output::Anchors(_) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
