@@ -326,6 +326,15 @@ pub(crate) struct ListenArgs {
     /// quarter of it, after its first mebibyte [default: 1MiB]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse, conflicts_with = "no_relay")]
     pub(crate) relay_rate: Option<u64>,
+
+    /// Have the router forward the ports of this node, so that nodes on the internet can dial it: by
+    /// PCP, NAT-PMP or UPnP [default: only for `share`]
+    #[arg(long, overrides_with = "no_map")]
+    pub(crate) map: bool,
+
+    /// Ask no router to forward a port
+    #[arg(long, overrides_with = "map")]
+    pub(crate) no_map: bool,
 }
 
 /// The ways by which a node reaches others beside TCP.
@@ -354,12 +363,13 @@ impl ReachArgs {
 }
 
 impl ListenArgs {
-    /// Returns a configuration with these addresses.
-    pub(crate) fn config(&self) -> Config {
+    /// Returns a configuration with these addresses. `maps` is whether ports are mapped if no option says so.
+    pub(crate) fn config(&self, maps: bool) -> Config {
         let mut config = Config::default();
         config.announce.clone_from(&self.announce);
         config.announce_only = self.announce_only;
         self.reach.apply_to(&mut config);
+        config.map_ports = self.map || (maps && !self.no_map);
         config.relay_rate = self.relay_rate.unwrap_or(config.relay_rate);
         config
     }

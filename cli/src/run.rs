@@ -89,7 +89,7 @@ struct RunSession {
 
 /// Returns a builder with the command line's settings.
 fn builder(args: &RunArgs, invite: Option<&Invite>) -> anyhow::Result<Builder> {
-    let mut config = args.listening.config();
+    let mut config = args.listening.config(false);
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     config.download_rate = args.down.unwrap_or(config.download_rate);
     config.peer_upload_rate = args.peer_up.unwrap_or(config.peer_upload_rate);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use peerkit::{Event, Events, Node, Sharing};
+use peerkit::{Added, Event, Events, Node, Reachability, Sharing};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,10 @@ pub(crate) mod announcement;
 
 /// The subfolder, in the state folder, that holds the key and the hashes of files.
 const STATE_SUBFOLDER: &str = "share";
+
+/// Printed before the tickets with the addresses of the router.
+const MAPPED_NOTE: &str =
+    "The router forwards a port to this node now. These tickets also work from other networks:\n\n";
 
 /// Maximum time to wait for the last events after the node has stopped. 5 s: as long as for the
 /// output.
@@ -94,7 +98,7 @@ struct SharingNode {
 /// Starts a node that makes no link by itself. If another `peerkit share` uses the state folder, the
 /// node gets a new key for this run. If the default port is in use, the node takes a free port.
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
-    let mut config = args.listening.config();
+    let mut config = args.listening.config(true);
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     // In the second attempt the builder gets no state folder, so it makes a new key.
     let build = |in_use| {
@@ -136,6 +140,7 @@ async fn serve(
     let (output, writer) = Printer::start(args.json, Sink::Streams, bars.clone(), stop);
     let broken = writer.broken();
     let printing = tokio::spawn(print_transfers(node.clone(), node.events(), output.clone()));
+    let changes = node.events();
     let showing = io::stderr().is_terminal().then(|| {
         let showing = fetches::show(node.clone(), output.clone(), bars.clone(), false);
         tokio::spawn(showing)
@@ -144,15 +149,31 @@ async fn serve(
         if !output.is_json() {
             output.text(start::note_lines(output.paint(), &serving.notes)).await;
         }
-        for path in paths {
-            let sharing = share_path(args, node, path).on_progress(bars.bar("hashing"));
+        let announce = async |added: &Added| -> anyhow::Result<()> {
             let (key, notes) = (serving.has_temporary_key, &serving.notes);
-            let announced = announcement(node, &sharing.await?, output.paint(), key, notes)?;
+            let announced = announcement(node, added, output.paint(), key, notes)?;
             let line = if output.is_json() { announced.json } else { announced.text };
             output.text(line).await;
+            Ok(())
+        };
+        let mut shared = Vec::new();
+        for path in paths {
+            let sharing = share_path(args, node, path).on_progress(bars.bar("hashing"));
+            let added = sharing.await?;
+            announce(&added).await?;
+            shared.push((added, node.addresses()));
         }
         if !output.is_json() {
             output.text(closing_lines(args, node, &output)).await;
+        }
+        // The router may have answered before the last path was hashed.
+        until_mapped(node, changes).await;
+        shared.retain(|(_, addresses)| *addresses != node.addresses());
+        if !shared.is_empty() && !output.is_json() {
+            output.text(MAPPED_NOTE.to_owned()).await;
+        }
+        for (added, _) in &shared {
+            announce(added).await?;
         }
         // The node serves until one of the other branches of the `select!` below is ready.
         std::future::pending::<anyhow::Result<()>>().await
@@ -175,6 +196,24 @@ async fn serve(
     }
     writer.finish().await.context("could not write to standard output")?;
     served.map(|()| true)
+}
+
+/// Waits until the router forwards a port to the node. Does not return if it never does.
+async fn until_mapped(node: &Node, mut changes: Events) {
+    let is_mapped = |reachability| reachability == Reachability::Mapped;
+    if is_mapped(node.status().await.reachability) {
+        return;
+    }
+    while let Some(event) = changes.next().await {
+        match event {
+            Event::NodeReachabilityChanged { reachability, .. } if is_mapped(reachability) => {
+                return;
+            }
+            _ => {}
+        }
+    }
+    // The node has stopped.
+    std::future::pending().await
 }
 
 /// Prints an event for each completed upload, and for each share that no node can fetch any more.

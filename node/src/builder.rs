@@ -34,6 +34,7 @@ use crate::inner::Inner;
 use crate::key;
 use crate::links::LinkTable;
 use crate::listen::{self, Listen, PendingHandshakes, Refusals};
+use crate::mapping;
 use crate::membership::{Membership, MembershipSettings, NetworkChoice};
 use crate::node::Node;
 use crate::observe::{self, OBSERVE_PROTOCOL};
@@ -401,6 +402,9 @@ impl Builder {
         let timing = inner.clone();
         inner.tasks.spawn(async move { timing.run_timers().await });
         inner.tasks.spawn(inner.clone().follow_interfaces());
+        if inner.config.map_ports {
+            inner.tasks.spawn(inner.clone().keep_mapped(mapping::nonce(&key)));
+        }
         tracing::info!(
             target: "peerkit::node",
             id = %inner.profile.id,

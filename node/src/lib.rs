@@ -72,6 +72,7 @@ mod key;
 mod links;
 mod listen;
 mod lock;
+mod mapping;
 mod membership;
 mod network;
 mod node;
@@ -119,7 +120,7 @@ pub use shares::{
     Added, FolderFile, FolderPart, HashProgress, Refreshed, ShareError, Sharing, SkipReason,
     Skipped,
 };
-pub use status::{PeerStatus, Status};
+pub use status::{MappingStatus, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{
@@ -153,6 +154,7 @@ pub use peerkit_proto::invitation::{
 };
 pub use peerkit_proto::message::{Compression, Compressions, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
+pub use peerkit_proto::overlay::reach::{MappingProtocol, Nat};
 pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::seal::SealError;

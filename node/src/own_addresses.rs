@@ -62,6 +62,8 @@ pub(crate) struct OwnAddresses {
     pub(crate) listening: Vec<SocketAddr>,
     /// The IP addresses of this machine, best first.
     local: Mutex<Vec<IpAddr>>,
+    /// The addresses that the router forwards to this node.
+    mapped: Mutex<Vec<Address>>,
 }
 
 impl OwnAddresses {
@@ -71,13 +73,19 @@ impl OwnAddresses {
             config,
             listening,
             local: Mutex::new(ranked(&interfaces(), &default_route_addresses())),
+            mapped: Mutex::default(),
         }
     }
 
     /// Returns the addresses at which other nodes can dial this one, as far as this node knows, best first.
     /// `first` is the IP address of this machine that the recipient of the list already reaches.
     pub(crate) fn announced(&self, first: Option<IpAddr>) -> Vec<Address> {
-        announced(&self.config, &self.listening, &lock(&self.local), first)
+        announced(&self.config, &self.listening, &lock(&self.mapped), &lock(&self.local), first)
+    }
+
+    /// Sets the addresses that the router forwards to this node.
+    pub(crate) fn set_mapped(&self, addresses: Vec<Address>) {
+        *lock(&self.mapped) = addresses;
     }
 
     /// Returns the IP addresses of this machine.
@@ -201,12 +209,13 @@ pub(crate) fn distinct(addresses: Vec<Address>) -> Vec<Address> {
     addresses.into_iter().filter(|address| seen.insert(address.clone())).collect()
 }
 
-/// Returns the addresses to announce, best first: those of the configuration, then each address in
-/// `local` with every port that the node listens on there. `first` is the IP address that the peer
+/// Returns the addresses to announce, best first: those of the configuration, then those that the router forwards
+/// (`mapped`), then each address in `local` with every port that the node listens on there. `first` is the IP address that the peer
 /// already reaches. Loopback is announced only to a peer that reaches it, or if there is nothing else.
 fn announced(
     config: &Config,
     listening: &[SocketAddr],
+    mapped: &[Address],
     local: &[IpAddr],
     first: Option<IpAddr>,
 ) -> Vec<Address> {
@@ -220,6 +229,7 @@ fn announced(
     if config.announce_only && !config.announce.is_empty() {
         return addresses;
     }
+    mapped.iter().for_each(|address| add(address.clone()));
     let first = first.map(|ip| ip.to_canonical());
     let everywhere = |ip: IpAddr| {
         let sockets = listening.iter().filter(move |socket| accepts(socket.ip(), ip));
@@ -230,7 +240,8 @@ fn announced(
         first.into_iter().chain(local.iter().copied()).flat_map(everywhere).chain(own).collect();
     let leads_here = |socket: &SocketAddr| is_usable(socket.ip()) && !socket.ip().is_loopback();
     // A peer on another machine would dial itself at a loopback address.
-    let has_others = !config.announce.is_empty() || all.iter().any(leads_here);
+    let has_others =
+        !config.announce.is_empty() || !mapped.is_empty() || all.iter().any(leads_here);
     let is_shown = |socket: &&SocketAddr| {
         !socket.ip().is_loopback() || !has_others || Some(socket.ip()) == first
     };
@@ -242,7 +253,7 @@ fn announced(
 /// Returns whether a listener on `listening` accepts connections to `ip`. A listener on all IPv6 addresses
 /// also accepts IPv4, unless another listener has the same port of IPv4. In that case both yield the same
 /// announced address.
-fn accepts(listening: IpAddr, ip: IpAddr) -> bool {
+pub(crate) fn accepts(listening: IpAddr, ip: IpAddr) -> bool {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
@@ -294,7 +305,7 @@ mod tests {
     fn list(config: &Config, listening: &[&str], local: &[&str], first: Option<&str>) -> String {
         let listening: Vec<SocketAddr> = listening.iter().map(|at| at.parse().unwrap()).collect();
         let first = first.map(|ip| ip.parse().unwrap());
-        let addresses = announced(config, &listening, &ips(local), first);
+        let addresses = announced(config, &listening, &[], &ips(local), first);
         addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
@@ -382,6 +393,24 @@ mod tests {
         assert_eq!(list(&config, &["0.0.0.0:7117"], &local, None), two);
         config.announce.clear();
         assert!(list(&config, &["0.0.0.0:7117"], &local, None).contains("10.9.0.2"));
+    }
+
+    #[test]
+    fn mapped_addresses_come_before_those_of_the_machine() {
+        let mut config = Config::default();
+        config.announce = vec!["ann.example.org:7000".parse().unwrap()];
+        let listening = ["0.0.0.0:7117".parse().unwrap()];
+        let mapped: [Address; 2] =
+            ["192.0.2.7:7117", "quic://192.0.2.7:7118"].map(|at| at.parse().unwrap());
+        let list = |config: &Config| -> Vec<String> {
+            let all = announced(config, &listening, &mapped, &ips(&["192.168.1.5"]), None);
+            all.iter().map(ToString::to_string).collect()
+        };
+        let expected =
+            ["ann.example.org:7000", "192.0.2.7:7117", "quic://192.0.2.7:7118", "192.168.1.5:7117"];
+        assert_eq!(list(&config), expected);
+        config.announce_only = true;
+        assert_eq!(list(&config), ["ann.example.org:7000"]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Direction, Reachability};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
+use peerkit_proto::overlay::reach::{MappingProtocol, MappingState, Nat, PortMapping, ReachStatus};
+use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Agreement;
 use serde::Serialize;
 
@@ -38,6 +40,13 @@ pub struct Status {
     /// UDP addresses at which peers see this node, which may be those of a router.
     #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub seen_at: Vec<SocketAddr>,
+    /// The NAT in front of this node, as peers see it.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub nat: Nat,
+    /// The mapping of this node's ports at its router. `None` if the router is not asked.
+    pub mapping: Option<MappingStatus>,
+    /// Number of links of this node that another node relays.
+    pub relayed_links: usize,
     /// Number of connections between other nodes that this one relays.
     pub relayed: usize,
     /// Milliseconds since the node started.
@@ -92,6 +101,27 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
 }
 
+/// The mapping of a node's ports at its router.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct MappingStatus {
+    /// The protocol with which the ports were mapped: `pcp`, `nat_pmp` or `upnp`. `None` if none is mapped.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
+    pub protocol: Option<MappingProtocol>,
+    /// The addresses of the router that it forwards to this node.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
+    pub addresses: Vec<Address>,
+    /// Whether this node announces these addresses. It does not if another router is in the way.
+    pub announced: bool,
+    /// Whether the router has refused, or did not answer.
+    pub is_failed: bool,
+    /// Seconds until the router forgets the mapping, unless it is renewed.
+    pub seconds_left: Option<u64>,
+    /// What is known about the mapping, in words.
+    pub why: String,
+}
+
 /// The state of a link at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -143,8 +173,11 @@ impl Inner {
             network: self.profile.network.clone(),
             addresses: self.addresses.announced(None),
             reachability: reach.reachability,
+            mapping: mapping_status(&reach, self.clock.now()),
             why: reach.why,
             seen_at: reach.seen.udp,
+            nat: reach.nat,
+            relayed_links: reach.relayed_links,
             relayed: self.circuits.count(),
             uptime_ms: self.clock.micros() / 1000,
             inbound: count(Direction::Inbound),
@@ -185,6 +218,22 @@ impl Inner {
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }
     }
+}
+
+fn mapping_status(reach: &ReachStatus, now: Instant) -> Option<MappingStatus> {
+    let mapping = match &reach.mapping {
+        MappingState::Off => return None,
+        MappingState::Mapped(mapping) => Some(mapping),
+        _ => None,
+    };
+    Some(MappingStatus {
+        protocol: mapping.map(|mapping| mapping.protocol),
+        addresses: mapping.map(PortMapping::addresses).unwrap_or_default(),
+        announced: !reach.mapped.is_empty(),
+        is_failed: matches!(reach.mapping, MappingState::Failed(_)),
+        seconds_left: mapping.map(|mapping| mapping.until.since(now).as_secs()),
+        why: reach.mapping_why.clone(),
+    })
 }
 
 fn peer_status(conn: &Conn) -> PeerStatus {

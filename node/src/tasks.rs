@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Tasks {
     /// Counts all tasks, and the work on blocking threads.
     pub(crate) tracker: TaskTracker,
-    /// Counts the tasks that run links. A node that stops waits until these have ended by themselves.
+    /// Counts the tasks that run links, and the one that maps ports. A node that stops waits until these have ended by
+    /// themselves.
     pub(crate) links: TaskTracker,
     /// Cancelled when the node begins to stop.
     pub(crate) stop: CancellationToken,

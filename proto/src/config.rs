@@ -44,6 +44,9 @@ pub struct Config {
     /// Maximum number of bytes a second that the node relays, for all connections together; 0 is no limit. 1 MiB: a
     /// tenth of a common line. One connection gets a quarter of it, after its first mebibyte.
     pub relay_rate: u64,
+    /// Whether the node has the router forward its ports to it, by PCP, NAT-PMP or UPnP. False: it opens the node to
+    /// the internet, and a network without a secret has no lock.
+    pub map_ports: bool,
     /// Maximum number of inbound handshakes on which TLS is not finished. One more drops the oldest
     /// of the address group with most. As many may have finished TLS and wait for the dialler's
     /// Hello. 64: as in croc's relay.
@@ -254,6 +257,7 @@ impl Default for Config {
             udp: true,
             relay: true,
             relay_rate: 1 << 20,
+            map_ports: false,
             max_pending: 64,
             max_pending_per_ip: 4,
             max_inbound: 128,

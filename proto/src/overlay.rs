@@ -58,7 +58,7 @@ use members::Members;
 use membership::{Membership, Views};
 use query::Queries;
 pub use query::QueryDrops;
-use reach::{Reach, ReachStatus};
+use reach::{MappingState, Reach, ReachStatus};
 use reconnect::Reconnects;
 use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
@@ -230,6 +230,11 @@ impl Overlay {
     /// Notes at which UDP address an observer sees this node.
     pub(crate) fn observed(&mut self, by: NodeId, address: Option<SocketAddr>) {
         self.with_parts(|parts, cx| parts.reach.observed(cx, by, address));
+    }
+
+    /// Notes what is known about the mapping of this node's ports.
+    pub(crate) fn set_mapping(&mut self, state: MappingState) {
+        self.with_parts(|parts, cx| parts.reach.set_mapping(cx, state));
     }
 
     /// Sets the verifier that checks all further signatures.

@@ -228,6 +228,7 @@ impl Machine {
                 self.overlay.pin(id);
             }
             Input::Observed { by, address } => self.observed(by, address),
+            Input::Mapping(state) => self.with_overlay(|overlay| overlay.set_mapping(state)),
             Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {

@@ -22,8 +22,8 @@ Examples:
 Without --ticket and --to, every node that knows the hash and reaches the port can fetch the file. A
 hash can't be guessed. Nothing is copied, no network is joined, and sharing ends with the program.
 
-If a node of this user runs, it shares the files, unless --listen, --announce, --name, --up or
---repair is given. Then only nodes that have the ticket can fetch, or with --to only those nodes.
+If a node of this user runs, it shares the files, unless --listen, --announce, --map, --no-map,
+--name, --up or --repair is given. Then only nodes that have the ticket can fetch, or with --to only those nodes.
 
 Environment:
   PEERKIT_SECRET  a secret: only nodes with the same secret can connect
@@ -102,12 +102,15 @@ impl ShareArgs {
     /// Returns whether `share` needs a node of its own. Without such arguments, the running node shares the
     /// paths, if there is one.
     pub(crate) fn needs_own_node(&self) -> bool {
-        let ListenArgs { listen, announce, announce_only, reach, relay_rate } = &self.listening;
+        let ListenArgs { listen, announce, announce_only, reach, relay_rate, map, no_map } =
+            &self.listening;
         !listen.is_empty()
             || !announce.is_empty()
             || *announce_only
             || reach.is_limited()
             || relay_rate.is_some()
+            || *map
+            || *no_map
             || self.name.is_some()
             || self.up.is_some()
             || self.repair

@@ -17,6 +17,7 @@ use crate::text::{Paint, plain};
 use crate::usage;
 
 mod own;
+mod reach;
 mod visitor;
 mod way;
 
@@ -92,6 +93,14 @@ enum CheckName {
     Listening,
     /// Other machines can dial an address of this node.
     Addresses,
+    /// Peers answer this node over UDP.
+    Udp,
+    /// The kind of the NAT in front of this node.
+    Nat,
+    /// The router forwards a port to this node.
+    Mapping,
+    /// Links of this node that other nodes relay.
+    Relay,
     /// This node is a member of its network.
     Membership,
     /// The last links that could not be made.
@@ -131,6 +140,10 @@ impl CheckName {
             Self::Running => "running",
             Self::Listening => "listening",
             Self::Addresses => "addresses",
+            Self::Udp => "udp",
+            Self::Nat => "nat",
+            Self::Mapping => "mapping",
+            Self::Relay => "relay",
             Self::Membership => "membership",
             Self::Failures => "failures",
         }

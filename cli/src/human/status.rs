@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use peerkit::{Address, PeerStatus, Reachability, Status};
+use peerkit::{Address, MappingStatus, PeerStatus, Reachability, Status};
 
 use crate::text::{self, Paint, count, label, plain, size};
 use crate::views::without_ids;
@@ -17,6 +17,9 @@ pub(crate) fn text(paint: Paint, status: &Status) -> String {
     line("id", status.id.to_string());
     line("addresses", addresses(&status.addresses));
     line("reach", reach(status));
+    if let Some(mapping) = &status.mapping {
+        line("mapping", mapping_words(mapping));
+    }
     line("up for", long(Duration::from_millis(status.uptime_ms)));
     line("member", membership(status));
     line("shares", count(status.shares, "share"));
@@ -72,6 +75,15 @@ fn addresses(addresses: &[Address]) -> String {
 
 fn reach(status: &Status) -> String {
     format!("{}: {}", way(status.reachability), plain(&status.why))
+}
+
+/// Returns what is known about the mapping of this node's ports.
+fn mapping_words(mapping: &MappingStatus) -> String {
+    let why = plain(&mapping.why);
+    match mapping.seconds_left {
+        Some(seconds) => format!("{why}, for {}", long(Duration::from_secs(seconds))),
+        None => why,
+    }
 }
 
 /// Returns how others reach this node, in words.

@@ -161,6 +161,11 @@ impl Actor {
                     task.abort();
                 }
             }
+            Output::AnnounceMapped(addresses) => {
+                self.inner.addresses.set_mapped(addresses);
+                let all = self.inner.addresses.announced(None);
+                self.follow_ups.push(Input::Command(Command::Addresses(all)));
+            }
             Output::LookUpAnswer { query, what, asker } => self.answer_query(query, what, asker),
             Output::Keep(batch) => self.store_broadcasts(batch),
             Output::StopOrdered => {

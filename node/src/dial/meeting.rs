@@ -1,5 +1,7 @@
 //! Meetings: the candidates for hole punching and the relays of one node, in the order in which they are tried.
 
+use std::time::Duration;
+
 use peerkit_proto::address::Address;
 use peerkit_proto::peer::meetings::{
     MEETING_TIME, MeetingAddresses, RELAY_AFTER, RELAY_PREPARED_AFTER,
@@ -63,7 +65,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
     use peerkit_proto::address::Scheme;
 

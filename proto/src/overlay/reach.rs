@@ -7,10 +7,16 @@
 //!
 //! Only peers that this node has dialled over TCP are asked. Such a peer can be reached, and listens on UDP at the same
 //! port.
+//!
+//! A node may also have its router forward ports to it: see [`mapping`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use mapping::MappedReach;
+pub use mapping::{MappingFailure, MappingProtocol, MappingState, PortMapping};
+pub use nat::Nat;
 
 use super::OverlayContext;
 use super::context::Effect;
@@ -21,6 +27,11 @@ use crate::event::{Direction, Event, Peer, Reachability};
 use crate::id::NodeId;
 use crate::peer::{LinkTransport, Output};
 use crate::time::Instant;
+
+mod mapping;
+mod nat;
+#[cfg(test)]
+mod tests;
 
 /// Maximum number of observers. 2: enough to notice a router that gives each destination another port.
 const MAX_OBSERVERS: usize = 2;
@@ -52,6 +63,9 @@ pub(super) struct Reach {
     over_relays: BTreeSet<NodeId>,
     /// The peers that this node has dialled and that relay connections, with their addresses.
     relays: BTreeMap<NodeId, Address>,
+    mapping: MappingState,
+    /// The mapped addresses that the node announces.
+    announced: Vec<Address>,
     /// The last reachability that the application was told.
     reported: Reachability,
 }
@@ -61,6 +75,8 @@ pub(super) struct Reach {
 struct UdpPeer {
     group: Option<AddressGroup>,
     state: ObserverState,
+    /// The last question was not answered.
+    is_silent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +97,16 @@ pub struct ReachStatus {
     pub why: String,
     /// The addresses at which other nodes see this one.
     pub seen: SeenAddresses,
+    /// What the observers say about the NAT in front of this node.
+    pub nat: Nat,
+    /// The mapping of this node's ports at its router.
+    pub mapping: MappingState,
+    /// The same in words; empty if the router is not asked.
+    pub mapping_why: String,
+    /// The mapped addresses that this node announces. Empty if another router is in the way.
+    pub mapped: Vec<Address>,
+    /// The number of this node's links that another node relays.
+    pub relayed_links: usize,
 }
 
 /// The addresses at which other nodes see this node.
@@ -106,6 +132,8 @@ impl Reach {
             over_quic: BTreeSet::new(),
             over_relays: BTreeSet::new(),
             relays: BTreeMap::new(),
+            mapping: MappingState::default(),
+            announced: Vec::new(),
             reported: Reachability::default(),
         }
     }
@@ -164,7 +192,7 @@ impl Reach {
             self.dialled_by.insert(peer.id());
         } else if transport.accepts_quic {
             let (group, state) = (self.groups.group(ip), ObserverState::Idle(Instant::ZERO));
-            self.peers.insert(peer.id(), UdpPeer { group, state });
+            self.peers.insert(peer.id(), UdpPeer { group, state, is_silent: false });
         }
         self.choose(cx);
     }
@@ -196,6 +224,13 @@ impl Reach {
             Some(seen) if is_usable(seen) => ObserverState::Observing(address),
             _ => ObserverState::Idle(cx.now + RETRY_AFTER),
         };
+        peer.is_silent = address.is_none();
+        self.choose(cx);
+    }
+
+    /// Notes what is known about the mapping of this node's ports.
+    pub(super) fn set_mapping(&mut self, cx: &mut OverlayContext<'_>, mapping: MappingState) {
+        self.mapping = mapping;
         self.choose(cx);
     }
 
@@ -218,9 +253,14 @@ impl Reach {
         if !self.is_listening {
             return Vec::new();
         }
+        // The router forwards strange packets to a mapped port, so a packet there is sure to arrive.
+        let mapped = self.announced.iter().filter(|address| address.scheme == Scheme::Quic);
         let seen = self.seen().udp.into_iter().map(Address::from_socket);
+        // A mapped port for TCP may have another number than that for UDP.
+        let is_local = |own: &&Address| own.scheme == Scheme::Tcp && !self.announced.contains(own);
+        let local = own.iter().filter(is_local).cloned();
         let mut candidates: Vec<Address> = Vec::new();
-        for address in seen.chain(own.iter().filter(|own| own.scheme == Scheme::Tcp).cloned()) {
+        for address in mapped.cloned().chain(seen).chain(local) {
             let candidate = address.with_scheme(Scheme::Quic);
             if candidates.len() < MAX_CANDIDATES && !candidates.contains(&candidate) {
                 candidates.push(candidate);
@@ -255,7 +295,30 @@ impl Reach {
     /// Returns how other nodes reach this one, and why.
     pub(super) fn status(&self) -> ReachStatus {
         let seen = self.seen();
-        let (reachability, why) = match (&seen.udp[..], seen.confirmed) {
+        let (reachability, mut why) = self.reachability(&seen);
+        let mapping_why = self.mapping.words(self.seen_ip()).unwrap_or_default();
+        let is_reached = matches!(reachability, Reachability::Direct | Reachability::Mapped);
+        if !is_reached && !mapping_why.is_empty() {
+            why = format!("{why}; {mapping_why}");
+        }
+        ReachStatus {
+            reachability,
+            why,
+            nat: self.nat(&seen),
+            seen,
+            mapping: self.mapping.clone(),
+            mapping_why,
+            mapped: self.announced.clone(),
+            relayed_links: self.over_relays.len(),
+        }
+    }
+
+    /// Returns how other nodes reach this one, and why, apart from a mapping that does not help.
+    fn reachability(&self, seen: &SeenAddresses) -> (Reachability, String) {
+        match (&seen.udp[..], seen.confirmed) {
+            _ if !self.mapped_addresses().is_empty() => {
+                (Reachability::Mapped, self.mapping.words(self.seen_ip()).unwrap_or_default())
+            }
             _ if seen.dialled => {
                 (Reachability::Direct, "a node on the internet has dialled it".to_owned())
             }
@@ -284,12 +347,41 @@ impl Reach {
                 "each peer sees it at another UDP address, so its router lets only answers through"
                     .to_owned(),
             ),
-        };
-        ReachStatus { reachability, why, seen }
+        }
+    }
+
+    /// Returns the addresses that the router forwards to this node, if the internet reaches the router there.
+    fn mapped_addresses(&self) -> Vec<Address> {
+        match self.mapping.reach(self.seen_ip()) {
+            MappedReach::Addresses(addresses) => addresses,
+            MappedReach::Nothing | MappedReach::Behind => Vec::new(),
+        }
+    }
+
+    /// Returns the IPv4 address at which observers of different address groups see this node. Their ports may differ.
+    /// What a single observer claims may be false.
+    fn seen_ip(&self) -> Option<IpAddr> {
+        let mut by_ip: BTreeMap<IpAddr, BTreeSet<_>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            let ObserverState::Observing(Some(address)) = peer.state else { continue };
+            by_ip.entry(address.ip()).or_default().insert(peer.group);
+        }
+        let mut agreed = by_ip.into_iter().filter(|(ip, by)| ip.is_ipv4() && by.len() > 1);
+        agreed.next().map(|(ip, _)| ip)
+    }
+
+    /// Has the shell announce the mapped addresses, if they have changed.
+    fn announce(&mut self, cx: &mut OverlayContext<'_>) {
+        let mapped = self.mapped_addresses();
+        if mapped != self.announced {
+            self.announced.clone_from(&mapped);
+            cx.put(Effect::Out(Output::AnnounceMapped(mapped)));
+        }
     }
 
     /// Makes further peers observers, or ends the observation if it is not needed any more.
     fn choose(&mut self, cx: &mut OverlayContext<'_>) {
+        self.announce(cx);
         self.report(cx);
         if !self.is_needed() {
             for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_observer()) {
@@ -355,162 +447,5 @@ fn is_usable(address: SocketAddr) -> bool {
 impl UdpPeer {
     fn is_observer(&self) -> bool {
         matches!(self.state, ObserverState::Observing(_))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::overlay::tests::bench::TestBench;
-
-    fn id(n: u8) -> NodeId {
-        NodeId::from_bytes([n; 32])
-    }
-
-    impl TestBench<Reach> {
-        fn listening() -> Self {
-            let mut bench = Self::of(Reach::new(&Config::default()));
-            bench.act(|reach, cx| reach.set_means(cx, true, true));
-            bench
-        }
-
-        fn link(&mut self, n: u8, ip: &str, direction: Direction) {
-            let address = format!("{ip}:7117").parse().unwrap();
-            let peer = Peer::new(id(n), String::new(), address, direction);
-            let transport = LinkTransport { scheme: Scheme::Tcp, accepts_quic: true, relays: true };
-            self.act(|reach, cx| reach.link_up(cx, &peer, ip.parse().unwrap(), transport));
-        }
-
-        fn link_over(&mut self, scheme: Scheme, n: u8) {
-            let address: Address = "198.51.100.9:7117".parse().unwrap();
-            let peer = Peer::new(id(n), String::new(), address, Direction::Inbound);
-            let transport = LinkTransport { scheme, ..LinkTransport::default() };
-            let ip = "198.51.100.9".parse().unwrap();
-            self.act(|reach, cx| reach.link_up(cx, &peer, ip, transport));
-        }
-
-        fn unlink(&mut self, n: u8) {
-            self.act(|reach, cx| reach.link_down(cx, id(n)));
-        }
-
-        fn see(&mut self, by: u8, address: Option<&str>) {
-            let address = address.map(|address| address.parse().unwrap());
-            self.act(|reach, cx| reach.observed(cx, id(by), address));
-        }
-
-        fn out(&mut self) -> Vec<String> {
-            let words = |effect: Effect| match effect {
-                Effect::Out(Output::Observe(id)) => format!("observe {}", id.as_bytes()[0]),
-                Effect::Out(Output::StopObserving(id)) => format!("stop {}", id.as_bytes()[0]),
-                Effect::Out(Output::Event(Event::NodeReachabilityChanged {
-                    reachability, ..
-                })) => reachability.name().to_owned(),
-                other => panic!("{other:?}"),
-            };
-            self.out.drain(..).map(words).collect()
-        }
-
-        fn candidates(&self, own: &[&str]) -> Vec<String> {
-            let own: Vec<Address> = own.iter().map(|at| at.parse().unwrap()).collect();
-            self.part.candidates(&own).iter().map(ToString::to_string).collect()
-        }
-    }
-
-    #[test]
-    fn two_peers_of_different_groups_are_observers_and_a_further_one_takes_the_place_of_one() {
-        let mut node = TestBench::listening();
-        node.link(1, "198.51.100.1", Direction::Outbound);
-        node.link(2, "198.51.100.2", Direction::Outbound);
-        node.link(3, "192.168.1.3", Direction::Outbound);
-        assert_eq!(node.out(), ["observe 1"], "neither one of its group nor one of the LAN");
-        node.link(4, "203.0.113.4", Direction::Outbound);
-        node.link(5, "192.0.2.5", Direction::Outbound);
-        assert_eq!(node.out(), ["observe 4"]);
-        node.unlink(1);
-        let next = node.out();
-        assert!(next[0] == "stop 1" && (next[1] == "observe 2" || next[1] == "observe 5"));
-        node.see(4, None);
-        assert_eq!(node.out().len(), 1, "the last group takes its place");
-    }
-
-    #[test]
-    fn an_observer_that_does_not_answer_is_asked_again_after_a_minute() {
-        let mut node = TestBench::listening();
-        node.link(1, "198.51.100.1", Direction::Outbound);
-        node.see(1, None);
-        assert_eq!(node.out(), ["observe 1"]);
-        let due = node.part.poll_timeout().unwrap();
-        assert_eq!(due, node.now + RETRY_AFTER);
-        node.now = due;
-        node.act(Reach::handle_timeout);
-        assert_eq!(node.out(), ["observe 1"]);
-        assert_eq!(node.part.poll_timeout(), None);
-    }
-
-    #[test]
-    fn an_address_that_no_node_can_have_counts_as_no_answer() {
-        for lie in ["203.0.113.1:0", "0.0.0.0:7117", "[::]:7117", "224.0.0.251:7117"] {
-            let mut node = TestBench::listening();
-            node.link(1, "198.51.100.1", Direction::Outbound);
-            node.see(1, Some(lie));
-            assert_eq!(node.part.seen().udp, [], "{lie}");
-            assert_eq!(node.part.poll_timeout(), Some(node.now + RETRY_AFTER));
-        }
-    }
-
-    #[test]
-    fn a_node_that_is_dialled_from_the_internet_needs_no_observers() {
-        let mut node = TestBench::listening();
-        node.link(1, "198.51.100.1", Direction::Outbound);
-        node.link(2, "192.168.1.2", Direction::Inbound);
-        assert_eq!(node.out(), ["observe 1"]);
-        node.link(3, "203.0.113.3", Direction::Inbound);
-        assert_eq!(node.out(), ["direct", "stop 1"]);
-        assert!(node.part.seen().dialled);
-        node.unlink(3);
-        assert_eq!(node.out(), ["unknown", "observe 1"]);
-    }
-
-    #[test]
-    fn what_two_groups_see_is_confirmed_and_comes_before_the_addresses_of_the_lan() {
-        let mut node = TestBench::listening();
-        node.link(1, "198.51.100.1", Direction::Outbound);
-        node.link(2, "203.0.113.2", Direction::Outbound);
-        node.see(1, Some("192.0.2.7:7000"));
-        assert_eq!(node.part.seen().confirmed, None);
-        let own = ["192.168.1.9:7117", "quic://192.168.1.9:7117"];
-        assert_eq!(node.candidates(&own), ["quic://192.0.2.7:7000", "quic://192.168.1.9:7117"]);
-        node.see(2, Some("192.0.2.7:7000"));
-        assert_eq!(node.part.seen().confirmed, Some("192.0.2.7:7000".parse().unwrap()));
-        // A router that gives each destination another port.
-        node.see(2, Some("192.0.2.7:7001"));
-        assert_eq!((node.part.seen().udp.len(), node.part.seen().confirmed), (2, None));
-        // What a node claims that was not asked has no effect.
-        node.see(9, Some("192.0.2.99:1"));
-        assert_eq!(node.part.seen().udp.len(), 2);
-        let many: Vec<String> = (0..20).map(|n| format!("192.168.1.{n}:7117")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(node.candidates(&many).len(), MAX_CANDIDATES);
-    }
-
-    #[test]
-    fn the_application_learns_how_others_reach_this_node() {
-        let mut node = TestBench::listening();
-        node.link_over(Scheme::Relay, 1);
-        assert_eq!(node.out(), ["relayed"]);
-        node.link_over(Scheme::Quic, 2);
-        node.link_over(Scheme::Quic, 3);
-        assert_eq!(node.out(), ["punched"], "once");
-        for (n, expected) in [(2, vec![]), (3, vec!["relayed"]), (1, vec!["unknown"])] {
-            node.unlink(n);
-            assert_eq!(node.out(), expected);
-        }
-    }
-
-    #[test]
-    fn a_node_without_udp_has_no_candidates_and_asks_nobody() {
-        let mut node = TestBench::of(Reach::new(&Config::default()));
-        node.link(1, "198.51.100.1", Direction::Outbound);
-        assert!(node.out().is_empty() && node.candidates(&["192.168.1.9:7117"]).is_empty());
     }
 }

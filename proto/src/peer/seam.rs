@@ -16,6 +16,7 @@ use crate::message::{Message, PackedMessage};
 use crate::overlay::admission::{Candidate, LinkMerits};
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::members::{MembershipState, RosterChange};
+use crate::overlay::reach::MappingState;
 use crate::overlay::relay::{RelayError, RelaySendError};
 use crate::seal::LetterContent;
 
@@ -184,6 +185,8 @@ pub enum Input {
         /// The address.
         address: Option<SocketAddr>,
     },
+    /// What is known about the mapping of this node's ports at its router has changed.
+    Mapping(MappingState),
     /// A command of the application.
     Command(Command),
     /// A node, whose identity the handshake has proven, opens a stream and has shown this proof of membership.
@@ -467,6 +470,9 @@ pub enum Output {
     Observe(NodeId),
     /// End the connection of [`Output::Observe`].
     StopObserving(NodeId),
+    /// The router forwards these addresses to this node. Announce them with the node's own addresses
+    /// ([`Command::Addresses`]). Empty if there are none any more.
+    AnnounceMapped(Vec<Address>),
     /// Look up the answer to a query. Answered with [`Command::Answer`].
     LookUpAnswer {
         /// The query.

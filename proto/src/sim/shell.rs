@@ -298,6 +298,7 @@ impl<H: Handler> Sim<H> {
             Output::RosterChanged(_)
             | Output::StreamChecked(..)
             | Output::PauseReading(..)
+            | Output::AnnounceMapped(_)
             | Output::Anchors(_) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));

@@ -1,9 +1,11 @@
 //! The checks of this node: does it run as it has to, so that others can reach it?
 
+use std::net::SocketAddr;
+
 use peerkit::{Address, Event, Status};
 
 use super::visitor::Visitor;
-use super::{Check, CheckName, Diagnosis};
+use super::{Check, CheckName, Diagnosis, reach};
 use crate::address::seen_from_here;
 use crate::human::status::clock_difference;
 use crate::progress::ProgressSink;
@@ -26,14 +28,10 @@ pub(super) async fn examine(
     step("looking at this node");
     let status = session.node.status().await;
     let max_inbound = session.node.max_inbound().await?;
-    let checks = vec![
-        listening,
-        limits(&status, max_inbound),
-        addresses(&status.addresses),
-        clock(&status),
-        membership(&status),
-        failures(&status, failed_links(session)),
-    ];
+    let port = session.node.listening().first().map(SocketAddr::port);
+    let mut checks = vec![listening, limits(&status, max_inbound), addresses(&status.addresses)];
+    checks.extend(reach::checks(&status, port));
+    checks.extend([clock(&status), membership(&status), failures(&status, failed_links(session))]);
     let all_well = format!(
         "nothing is wrong with this node, as far as it can see: on the other machine, `peerkit doctor {}` \
          checks the way to it",
