@@ -601,6 +601,23 @@ mod tests {
     }
 
     #[test]
+    fn run_maps_ports_only_if_asked_and_share_unless_told_otherwise() {
+        let run_maps = |options: &str| {
+            run(&format!("peerkit run {options}")).listening.config(false).map_ports
+        };
+        assert!(!run_maps("") && !run_maps("--no-map") && run_maps("--map"));
+        assert!(run_maps("--no-map --map") && !run_maps("--map --no-map"), "the last one counts");
+        let share =
+            |options: &str| match parse(&format!("peerkit share {options} .")).unwrap().action {
+                SubcommandArgs::Share(args) => args,
+                other => panic!("{other:?}"),
+            };
+        let share_maps = |options| share(options).listening.config(true).map_ports;
+        assert!(share_maps("") && share_maps("--map") && !share_maps("--no-map"));
+        assert!(!share("").needs_own_node() && share("--no-map").needs_own_node());
+    }
+
+    #[test]
     fn a_port_without_a_host_listens_on_all_addresses() {
         let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
         let at = ListenAddress::HostPort("[::1]:7117".to_owned());

@@ -44,6 +44,9 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 /// router has restarted.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
+/// Minimum time until a short mapping is renewed. 1 s: a router may grant a lifetime of 0.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Time after which the router is searched again that has stopped to map ports. 20 s: a search may take 4 s.
 const LOST_RETRY: Duration = Duration::from_secs(20);
 
@@ -274,7 +277,8 @@ impl Mapper {
         match self.ask(route).await {
             Ok(lease) => {
                 (self.is_mapped, self.was_mapped) = (true, true);
-                let pause = (lease.lifetime / 2).min(self.surroundings.check_every);
+                let half = (lease.lifetime / 2).max(SHORTEST_PAUSE);
+                let pause = half.min(self.surroundings.check_every);
                 (MappingState::Mapped(lease.into_mapping(&self.clock)), pause)
             }
             Err(failure) => {

@@ -110,6 +110,24 @@ fn a_peer_that_takes_nothing_out_of_a_crowded_queue_is_too_slow() {
     assert!(outbox.queued_control() >= 1000 && !outbox.is_too_slow(), "only full");
 }
 
+/// The queue is crowded again and again. The time counts anew whenever the peer has taken the frames.
+#[test]
+fn a_peer_that_takes_the_frames_of_a_crowded_queue_is_not_too_slow() {
+    let mut config = Config::default();
+    (config.control_queue, config.slow_after) = (1000, Duration::from_millis(500));
+    let outbox = Outbox::new(&config, NodeClock::start());
+    let mut batch = WriteBatch::default();
+    for _ in 0..2 {
+        while outbox.queued_control() <= 500 {
+            outbox.push_control(&Frame::Ping(1)).unwrap();
+        }
+        assert!(!outbox.is_too_slow(), "the queue has been crowded for a moment");
+        std::thread::sleep(config.slow_after);
+        assert!(outbox.is_too_slow());
+        take(&outbox, &mut batch).unwrap();
+    }
+}
+
 #[test]
 fn only_the_newest_beacon_waits() {
     let outbox = outbox(1000, 1000);

@@ -1,5 +1,7 @@
 //! Floods of queries from many strangers into a network of honest nodes.
 
+use std::time::{Duration, Instant};
+
 use peerkit::{Address, NodeId};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::query::{Query, QueryId, QueryKind, UNLIMITED};
@@ -10,9 +12,9 @@ use crate::honest::HonestNetwork;
 const HONEST_NODES: usize = 4;
 
 /// Returns `count` new queries of one attacker.
-fn queries(attacker: &SybilLink, count: u32, what: &QueryKind) -> Vec<u8> {
+fn queries(attacker: NodeId, count: u32, what: &QueryKind) -> Vec<u8> {
     let query = |n: u32| {
-        let mut id: [u8; 16] = attacker.id.as_bytes()[..16].try_into().unwrap();
+        let mut id: [u8; 16] = attacker.as_bytes()[..16].try_into().unwrap();
         id[..4].copy_from_slice(&n.to_le_bytes());
         let what = what.clone();
         Frame::Query(Query {
@@ -46,7 +48,7 @@ async fn check_a_flood_of_discoveries(groups: usize) {
     for (n, link) in links.iter().enumerate() {
         // The drops of the measured node, which has the first link, can't be counted.
         let count = if n == 1 { 60_000 } else { 600 };
-        link.send_raw(queries(link, count, &QueryKind::Discover));
+        link.send_raw(queries(link.id, count, &QueryKind::Discover));
     }
     network.check("during the flood").await;
     network.check("during the flood, again").await;
@@ -85,10 +87,10 @@ async fn check_full_tables_and_long_queries(groups: usize) {
     let (on_one, others): (Vec<_>, Vec<_>) =
         links.iter().enumerate().partition(|(n, _)| n % (HONEST_NODES + 1) == 3 && *n < 40);
     for (_, link) in &others {
-        link.send_raw(queries(link, 45, &long));
+        link.send_raw(queries(link.id, 45, &long));
     }
     for (_, link) in &on_one {
-        link.send_raw(queries(link, 9000, &QueryKind::FindNode(target)));
+        link.send_raw(queries(link.id, 9000, &QueryKind::FindNode(target)));
     }
     network.check("during the flood").await;
     end_all(links).await;
@@ -119,7 +121,7 @@ async fn a_hundred_strangers_that_barely_read_do_not_fill_the_memory_of_a_node()
         links.push(SybilLink::with_conduct(link, Conduct::BarelyReads));
     }
     for link in &links {
-        link.send_raw(queries(link, 600, &QueryKind::Discover));
+        link.send_raw(queries(link.id, 600, &QueryKind::Discover));
     }
     network.check("during the flood").await;
     network.check("during the flood, again").await;
@@ -132,14 +134,14 @@ async fn a_hundred_strangers_that_barely_read_do_not_fill_the_memory_of_a_node()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_of_one_group_that_link_again_and_again_share_one_budget() {
     let network = HonestNetwork::start(HONEST_NODES, 3).await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let asked = QueryKind::FindNode(NodeId::from_bytes([1; 32]));
     let remembered = async || network.nodes[1].node.status().await.queries;
     let before = remembered().await;
     for sybil in &Sybils::new(60, 1).all {
         let link = sybil.link(network.nodes[0].address(), |_| {}).await;
         let link = SybilLink::new(link.expect("an attacker's link"));
-        link.send_raw(queries(&link, 50, &asked));
+        link.send_raw(queries(link.id, 50, &asked));
         link.end().await;
     }
     network.wait_until_attackers_are_gone().await;
@@ -149,6 +151,39 @@ async fn strangers_of_one_group_that_link_again_and_again_share_one_budget() {
     // Honest nodes may have used a part of the pool before.
     assert!((20..=allowed).contains(&passed_on), "{passed_on} of {allowed}");
     network.check_discoveries("after the flood").await;
+    network.check_links("after the flood");
+    network.stop().await;
+}
+
+/// A stranger goes on with queries that are refused, and sends a ping behind each fifty of them. Its link is read ever
+/// more rarely, so that the pongs come late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_whose_queries_are_refused_is_read_rarely() {
+    let network = HonestNetwork::start(3, 2).await;
+    let sybil = Sybils::new(1, 1).all.remove(0);
+    let mut attacker = sybil.link(network.nodes[0].address(), |_| {}).await.unwrap();
+    let asked = QueryKind::FindNode(NodeId::from_bytes([1; 32]));
+    let begun = Instant::now();
+    let mut waits = Vec::new();
+    // The longest pauses take two to six seconds.
+    while waits.iter().all(|wait| *wait < Duration::from_millis(1500)) {
+        assert!(begun.elapsed() < STEP_TIMEOUT && waits.len() < 200, "{waits:?}");
+        // Queries that are known would cost nothing, so the ids are made from another identity each time.
+        let round = u8::try_from(waits.len()).unwrap_or_default();
+        attacker.send_raw(&queries(NodeId::from_bytes([round; 32]), 50, &asked)).await;
+        let sent = Instant::now();
+        attacker.send(&Frame::Ping(round.into())).await;
+        loop {
+            match attacker.frame().await {
+                Some(Frame::Pong(number)) if number == u64::from(round) => break,
+                Some(_) => {}
+                None => panic!("the link has ended"),
+            }
+        }
+        waits.push(sent.elapsed());
+    }
+    drop(attacker);
+    network.wait_until_attackers_are_gone().await;
     network.check_links("after the flood");
     network.stop().await;
 }

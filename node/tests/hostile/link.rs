@@ -9,7 +9,7 @@ use peerkit::{Compression, Error, Message, MessageKind, Node, Reason, Refusal};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::Hello;
 use peerkit_proto::message::PackedMessage;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::attacker::{
     Attacker, End, STEP_TIMEOUT, Victim, config, encoded, hello, raw_frame, text, until, within,
@@ -386,6 +386,30 @@ async fn a_peer_that_sends_pings_and_never_reads_is_disconnected() {
     let link_end = victim.link_end(id).await;
     assert_eq!(link_end.reason, Reason::Slow);
     within(STEP_TIMEOUT, "the flood's end", flood).await.unwrap();
+    victim.check_unharmed().await;
+}
+
+/// A large message takes three times as long as a peer may take nothing. The pongs that wait behind it crowd the
+/// control queue.
+#[tokio::test]
+async fn a_peer_that_reads_slowly_but_steadily_keeps_its_link() {
+    let mut config = config();
+    (config.control_queue, config.slow_after) = (64 << 10, Duration::from_secs(2));
+    let victim = Victim::with_config(config).await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let large = vec![7; 15 << 20];
+    victim.node.try_send(attacker.id(), large.clone()).unwrap();
+    // A message is being written, so pongs have to wait.
+    attacker.send_raw(&encoded(&Frame::Ping(1)).repeat(3500)).await;
+    let mut read = vec![0; 256 << 10];
+    for _ in 0..60 {
+        attacker.send(&Frame::Ping(2)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let reading = attacker.stream.read_exact(&mut read);
+        within(STEP_TIMEOUT, "a part of the message", reading).await.unwrap();
+    }
+    assert!(victim.node.peer(attacker.id()).is_some(), "the peer has read all the time");
+    drop(attacker);
     victim.check_unharmed().await;
 }
 

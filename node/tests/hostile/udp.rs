@@ -9,7 +9,7 @@ use peerkit_proto::hello::ALPN_QUIC_LINK;
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::UdpSocket;
 
-use crate::attacker::{Sybils, Victim, config, honest_address, key, tls, within};
+use crate::attacker::{STEP_TIMEOUT, Sybils, Victim, config, honest_address, key, tls, within};
 
 /// Returns the first packets of `count` dials.
 async fn first_packets(count: usize) -> Vec<Vec<u8>> {
@@ -60,5 +60,30 @@ async fn first_packets_from_a_hundred_addresses_keep_no_honest_node_out() {
             socket.send_to(packet, victim.address()).await.unwrap();
         }
     }
+    victim.check_unharmed().await;
+}
+
+/// Anyone can send first packets under the address of an honest host. They take the place of one handshake of the host,
+/// and not of all that it may have under way.
+#[tokio::test]
+async fn of_first_packets_from_one_host_only_one_needs_no_proof_of_the_address() {
+    let mut config = config();
+    config.limit_loopback = true;
+    let victim = Victim::with_config(config).await;
+    let packets = first_packets(20).await;
+    let socket = UdpSocket::bind(("127.1.0.1", 0)).await.unwrap();
+    for packet in &packets {
+        socket.send_to(packet, victim.address()).await.unwrap();
+    }
+    let retries = async {
+        let (mut count, mut answer) = (0, [0; 2048]);
+        while count < packets.len() - 1 {
+            socket.recv(&mut answer).await.unwrap();
+            // The type of the packet (RFC 9000, section 17.2.5).
+            count += usize::from(answer[0] & 0xf0 == 0xf0);
+        }
+    };
+    within(STEP_TIMEOUT, "the retries", retries).await;
+    assert!(victim.node.status().await.handshakes <= 1);
     victim.check_unharmed().await;
 }

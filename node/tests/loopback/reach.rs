@@ -47,6 +47,30 @@ async fn fetch(from: &Node, to: &Node, size: usize) -> Result<Vec<NodeId>, Error
 }
 
 #[tokio::test]
+async fn a_node_that_listens_on_loopback_only_asks_no_router() {
+    let start = async |map_ports| {
+        let mut config = Config::default();
+        config.map_ports = map_ports;
+        Node::builder().listen("127.0.0.1:0").config(config).spawn().await.unwrap()
+    };
+    let off = start(false).await;
+    assert_eq!(off.status().await.mapping, None);
+    let on = start(true).await;
+    within("the mapping", async {
+        while on.status().await.mapping.is_none_or(|mapping| !mapping.is_failed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let status = on.status().await;
+    assert_eq!(status.reachability, Reachability::Unknown);
+    assert!(status.why.ends_with(&status.mapping.unwrap().why), "{}", status.why);
+    for node in [off, on] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn two_nodes_that_no_other_node_can_dial_fetch_from_each_other_through_a_punched_hole() {
     let public = public_member().await;
     let (ann, bob) = tokio::join!(

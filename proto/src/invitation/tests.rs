@@ -191,6 +191,18 @@ fn the_owner_certifies_as_many_nodes_as_an_invitation_has_uses() {
     assert_eq!(roster.check_known(id(2), later + CERTIFICATE_LIFE), Err(MembershipError::Expired));
 }
 
+/// Members forget expired records at different moments, so one that still passes them on is not at fault.
+#[test]
+fn a_membership_that_has_expired_is_neither_added_nor_certified() {
+    let mut roster = roster();
+    let proof = invite(100, 1).accept(&key(2));
+    let expired = proof.expires();
+    assert_eq!(roster.add(&proof, expired), Added::Ignored);
+    assert_eq!(roster.add(&proof, expired - 1), Added::New);
+    assert!(roster.certify(&owner(), expired, || 1).is_empty());
+    assert_eq!(roster.check_known(id(2), expired), Err(MembershipError::Expired));
+}
+
 #[test]
 fn a_revocation_hits_a_node_or_all_nodes_of_an_invitation() {
     let (mut at_owner, mut other) = (roster(), roster());

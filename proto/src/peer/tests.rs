@@ -10,6 +10,7 @@ use crate::id::Key;
 use crate::overlay::admission::Candidate;
 
 mod meetings;
+mod strangers;
 
 /// A machine with the time that a test sets.
 struct Driven {

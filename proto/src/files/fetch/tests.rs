@@ -2,6 +2,8 @@
 
 mod world;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::address::Address;
 use crate::files::{FileKind, PIECE};
@@ -473,20 +475,24 @@ fn the_numbers_of_used_and_of_remembered_sources_are_limited() {
     assert_eq!(driven.fetch.sources[0].candidate.addresses.len(), 8);
 }
 
-#[test]
-fn a_source_gives_way_if_all_in_use_lack_the_missing_pieces() {
-    let all: Vec<_> = (1..=18).map(node).collect();
-    let mut driven = Driven::new(all, false, false);
+/// Returns a fetch that knows `count` sources. Those in use, at most sixteen, have nothing that is missing.
+fn useless_sources(count: u8) -> Driven {
+    let mut driven = Driven::new((1..=count).map(node).collect(), false, false);
     driven.outputs();
     driven.settle(source(0, 1), 1);
-    // Sixteen sources have nothing that is missing.
-    for index in 0..MAX_SOURCES {
+    for index in 0..MAX_SOURCES.min(count.into()) {
         if index > 0 {
             driven.identified(source(index, 1), u8::try_from(index).unwrap() + 1);
             driven.described(source(index, 1), FILE);
         }
         driven.handle(Input::Ready { source: source(index, 1), is_whole: false });
     }
+    driven
+}
+
+#[test]
+fn a_source_gives_way_if_all_in_use_lack_the_missing_pieces() {
+    let mut driven = useless_sources(18);
     let (slept, outputs) = driven.sleep();
     assert_eq!(slept, dialling::REPLACE_EVERY);
     let [Output::HangUp(idle), Output::Dial(next, _)] = outputs[..] else { panic!("{outputs:?}") };
@@ -498,4 +504,30 @@ fn a_source_gives_way_if_all_in_use_lack_the_missing_pieces() {
     assert!(!driven.ready(next).is_empty());
     let (_, outputs) = driven.sleep();
     assert!(!outputs.iter().any(|output| matches!(output, Output::HangUp(_))), "{outputs:?}");
+}
+
+#[test]
+fn no_source_gives_way_while_there_is_a_free_place_or_no_other_source_or_a_piece_is_awaited() {
+    let hangs_up = |outputs: &[Output]| outputs.iter().any(|out| matches!(out, Output::HangUp(_)));
+    // No other source is known.
+    let (slept, _) = useless_sources(16).sleep();
+    assert_eq!(slept, 60 * SECOND, "the patience");
+    // The other source waits for its next dial, and there is a place for it.
+    let mut driven = useless_sources(15);
+    driven.handle(Input::Found(node(16)));
+    for dials in 1..=5 {
+        driven.failed(source(15, dials), Fault::Unreachable);
+        let (_, outputs) = driven.sleep();
+        assert_eq!(outputs, [Output::Dial(source(15, dials + 1), node(16))]);
+    }
+    // A piece was requested.
+    let mut driven = useless_sources(18);
+    let bits = Bytes::from_static(&[1]);
+    let outputs = driven.handle(Input::Holds { source: source(3, 1), first: 0, bits });
+    assert!(matches!(outputs[..], [Output::Request { .. }]), "{outputs:?}");
+    let begun = driven.now;
+    while driven.now.since(begun) < 10 * SECOND {
+        let (_, outputs) = driven.sleep();
+        assert!(!hangs_up(&outputs), "{outputs:?}");
+    }
 }

@@ -338,6 +338,18 @@ fn the_number_of_waiting_broadcasts_is_bounded() {
 }
 
 #[test]
+fn the_bytes_of_waiting_broadcasts_are_bounded() {
+    let mut node = TestBench::new(1);
+    let large = "x".repeat(60 << 10);
+    for first in 2..200 {
+        node.receive(1, batch(first, &[&large]));
+    }
+    let bytes = node.part.pending.bytes;
+    assert!((MAX_PENDING - (64 << 10)..=MAX_PENDING).contains(&bytes), "{bytes}");
+    assert!(node.part.counters().early > 0);
+}
+
+#[test]
 fn a_large_request_is_answered_in_parts() {
     let mut node = TestBench::new(2);
     let large = "x".repeat(60 << 10);

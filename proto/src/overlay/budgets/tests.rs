@@ -145,6 +145,7 @@ fn a_member_checks_few_signatures_for_strangers() {
     assert_eq!(budgets.begin_pause(at(0), node(2), &mut rng), None);
     budgets.set_member(false);
     assert!(taken(&mut budgets, at(1), 3, Work::Check, 20_000) >= 10_000);
+    assert_eq!(budgets.begin_pause(at(1), node(3), &mut rng), None, "no member");
 }
 
 fn ip(text: &str) -> IpAddr {

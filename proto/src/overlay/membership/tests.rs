@@ -461,6 +461,19 @@ fn a_request_with_the_record_of_another_node_is_a_fault() {
 }
 
 #[test]
+fn a_node_that_is_full_when_a_place_is_granted_takes_no_guest_that_it_asked_without_need() {
+    let mut node = TestBench::member(4);
+    node.link(8, Direction::Outbound);
+    node.act(|membership, cx| membership.ask_for_place(cx, id(8), Need::Low, Origin::Known));
+    node.link(5, Direction::Inbound);
+    node.request(5, Need::Low);
+    node.out();
+    node.reply(8, NeighbourOutcome::Accepted, Vec::new());
+    assert_eq!(node.out(), ["drop 8", "hang up 8 NeighbourReplaced"]);
+    assert!(!node.active().contains(&id(8)) && node.knows(8));
+}
+
+#[test]
 fn dials_and_requests_without_an_answer_end() {
     let mut node = TestBench::member(1);
     node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));

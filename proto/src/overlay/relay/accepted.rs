@@ -281,7 +281,8 @@ mod tests {
         let time = |number: u64| NOW + SKEW - number % 1000;
         let mut flooded = Vec::new();
         for from in 1..=10 {
-            for number in 0.. {
+            // One more than a link may bring.
+            for number in 0..=(MAX_AHEAD / AHEAD_SHARE) as u64 {
                 let id = id(100 + from, number);
                 if !accepted.add(NOW, link(from), &id, time(number), SKEW) {
                     break;

@@ -84,6 +84,45 @@ fn a_stranger_that_floods_a_member_with_broadcasts_is_not_served() {
     assert_eq!(sent_to(&mut bench, flooder).len(), 1);
 }
 
+/// A peer that asks for a place while a broadcast waits for the turns of strangers is no stranger any more, so it
+/// would have no turn.
+#[test]
+fn a_stranger_that_becomes_a_neighbour_gets_what_was_due_with_its_next_frame() {
+    let mut node = Overlay::new(setup(), &Config::default(), [1; 32]);
+    node.set_clocks(Now { monotonic: Instant::ZERO, unix: UNIX });
+    for (n, direction) in [(1, Direction::Outbound), (2, Direction::Inbound)] {
+        let address: Address = format!("192.0.2.{n}:7117").parse().unwrap();
+        let (id, ip) = (key(n).id(), address.socket().unwrap().ip());
+        let candidate = Candidate { id, direction, incarnation: 1, ip, is_relayed: false };
+        let peer = Peer::new(id, "p".into(), address, direction);
+        node.link_up(peer, candidate, None, LinkTransport::default());
+    }
+    let request = |n: u8| {
+        let address = format!("192.0.2.{n}:7117").parse().unwrap();
+        let record = NodeRecord::sign(&key(n), "net", UNIX, &[address]);
+        Frame::NeighbourRequest(NeighbourRequest { need: Need::High, record })
+    };
+    let [neighbour, stranger] = [key(1).id(), key(2).id()];
+    // Returns the number of broadcasts that are sent to the stranger.
+    let pushed = |node: &mut Overlay| {
+        let frames = std::iter::from_fn(|| node.poll()).filter_map(|effect| match effect {
+            Effect::Send(to, frame) if to == stranger => Some(frame),
+            _ => None,
+        });
+        frames.filter(|frame| matches!(frame, Frame::Broadcast(_))).count()
+    };
+    // The first request makes this node a member.
+    node.receive(neighbour, request(1));
+    let batch = Batch::sign(&key(3), "net", 1, (1, 1), vec![item("x")]);
+    node.receive(neighbour, Frame::Broadcast(batch));
+    assert_eq!(pushed(&mut node), 0, "it waits for the stranger's turn");
+    node.receive(stranger, request(2));
+    node.receive(stranger, Frame::Have(Vec::new()));
+    assert_eq!(pushed(&mut node), 1);
+    node.handle_timeout();
+    assert_eq!(pushed(&mut node), 0, "only once");
+}
+
 /// Each new entry of the roster is passed on to the whole network.
 #[test]
 fn entries_of_the_roster_over_the_budget_are_dropped_before_they_are_checked() {

@@ -202,7 +202,7 @@ fn neighbours_get_a_broadcast_before_strangers_who_take_turns() {
         node.wait();
         later.extend(node.out());
     }
-    assert!(node.now.since(start) <= Duration::from_millis(30));
+    assert_eq!(node.now.since(start), Duration::from_millis(30), "six more turns");
     let both = (11..=43).flat_map(|n| [format!("push {n} a"), format!("push {n} b")]);
     let second = [2].into_iter().chain(4..=10).map(|n| format!("push {n} b"));
     assert_eq!(later, both.chain(second).collect::<Vec<_>>());
@@ -244,6 +244,45 @@ fn pushes_are_discarded_when_all_strangers_have_had_a_turn_after_them() {
         node.out();
         assert!(node.part.later_pushes.pushes() <= 2 * 3, "{}", node.part.later_pushes.pushes());
     }
+}
+
+#[test]
+fn the_number_of_pushes_that_wait_for_turns_is_bounded() {
+    let mut node = member(1);
+    for after in 0..40_000 {
+        node.part.later_pushes.add(run(), after, None, node.budgets.strangers());
+    }
+    assert_eq!(node.part.later_pushes.pushes(), 16_384);
+}
+
+#[test]
+fn a_stranger_gets_a_bounded_number_of_bytes_in_a_turn() {
+    let mut node = member(1);
+    let large = "x".repeat(60 << 10);
+    for first in 1..=10 {
+        node.receive(1, batch(first, &[&large]));
+    }
+    node.out.clear();
+    let mut turns = Vec::new();
+    while node.part.later_pushes.poll_timeout().is_some() {
+        node.wait();
+        turns.push(node.out.drain(..).count());
+    }
+    assert_eq!(turns, [5, 5]);
+}
+
+#[test]
+fn a_stranger_whose_crowded_link_skips_a_batch_gets_the_summary_in_its_turn() {
+    let mut node = member(1);
+    let pushed = batch(1, &["a"]);
+    node.receive(1, pushed.clone());
+    node.wait();
+    node.out();
+    let skipped = node.now;
+    node.act(|broadcasts, cx| broadcasts.batch_skipped(cx, link(4), &pushed));
+    node.wait();
+    assert_eq!(node.out(), ["have 4 [1]"]);
+    assert_eq!(node.now.since(skipped), Duration::from_millis(5), "the next turn");
 }
 
 #[test]
