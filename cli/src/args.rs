@@ -644,7 +644,7 @@ mod tests {
             args.reach.apply_to(&mut config);
             assert_eq!((config.udp, config.relay, args.needs_own_node()), (udp, relay, true));
         }
-        let config = run("peerkit run --no-udp --relay-rate 1M").listening.config();
+        let config = run("peerkit run --no-udp --relay-rate 1M").listening.config(false);
         assert_eq!((config.udp, config.relay, config.relay_rate), (false, true, 1_000_000));
     }
 
