@@ -137,7 +137,8 @@ mod tests {
         ] {
             let check = udp(&status(|status| status.nat = kind).await);
             assert!(check.detail.contains(expected) && check.ok == is_ok, "{check:?}");
-            assert_eq!(check.ok, is_ok && check.remedy.is_none() || kind == Nat::NoUdp);
+            let has_remedy = matches!(kind, Nat::NoUdp | Nat::UdpBlocked);
+            assert_eq!(check.remedy.is_some(), has_remedy, "{check:?}");
         }
         let seen = |status: &mut Status| {
             status.nat = Nat::EndpointIndependent;
