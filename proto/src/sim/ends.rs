@@ -233,6 +233,7 @@ impl<H: Handler> Sim<H> {
     /// earlier run are gone: with their next ping at the latest.
     pub(super) fn schedule_link_losses(&mut self, node: usize) {
         self.resume_links();
+        self.end_circuits(node);
         let side_of_node =
             |link: &SimulatedLink| link.endpoints.iter().position(|endpoint| endpoint.node == node);
         let links: Vec<_> = self
@@ -302,7 +303,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends the links that a node has relayed. If its host is gone, both ends notice it by the silence instead.
+    /// Ends the links that an earlier run of a node has relayed. While its host is gone, both ends notice it by the
+    /// silence instead.
     fn end_circuits(&mut self, relay: usize) {
         let relayed = self.links.iter().filter(|(_, link)| link.relay == Some(relay));
         let relayed: Vec<_> = relayed.map(|(id, link)| (*id, link.latency)).collect();

@@ -56,7 +56,9 @@ const LIFETIME: Duration = Duration::from_secs(120);
 const FIRST_PORT: u16 = 20_000;
 
 impl Nat {
-    /// Returns the kind for a random number from 0 to 99.
+    /// Returns the kind for a random number from 0 to 99. 82 of a hundred give all destinations the same port, as Ford,
+    /// Srisuresh and Kegel have measured (2005). A hole can be punched between 70 % of all pairs, as Trautwein et al. have
+    /// measured (2025, arXiv:2510.27500).
     #[must_use]
     pub fn drawn(mut percent: u64) -> Self {
         for (share, nat) in SHARES {
