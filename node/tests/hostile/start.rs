@@ -285,7 +285,7 @@ async fn a_node_from_before_quic_is_linked_over_tcp_and_gets_no_packet_of_udp() 
         while !matches!(old.content().await.unwrap(), Frame::Message(_)) {}
         let nothing = udp.try_recv(&mut [0; 64]).unwrap_err();
         assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-        drop(old);
+        drop((old, listener));
         victim.check_unharmed().await;
     }
 }

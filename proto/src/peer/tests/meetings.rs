@@ -161,7 +161,9 @@ fn greeted_as(
 
 #[test]
 fn a_new_address_of_this_node_brings_the_next_attempt_forward() {
-    let mut node = Driven::meeting(true, true);
+    // No node has dialled it.
+    let mut node = Driven::new(1);
+    node.input(Input::Command(Command::Meets { over_udp: true, over_relays: true }));
     let is_asked = |outputs: &[Output]| {
         let is_query = |output: &Output| matches!(output, Output::Send { frame: Frame::Query(query), .. } if query.is_signed());
         outputs.iter().any(is_query)
