@@ -213,7 +213,7 @@ async fn until_mapped(node: &Node, mut changes: Events) {
         }
     }
     // The node has stopped.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Prints an event for each completed upload, and for each share that no node can fetch any more.
