@@ -8,7 +8,7 @@
 //! Only peers that this node has dialled over TCP are asked. Such a peer can be reached, and listens on UDP at the same
 //! port.
 //!
-//! A node may also have its router forward ports to it: see [`mapping`].
+//! A node may also have its router forward ports to it (`reach/mapping.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -21,7 +21,8 @@ use super::SHUFFLE_ACTIVE;
 const FAILURES: usize = SHUFFLE_ACTIVE + 1;
 
 /// Maximum number of doubtful neighbours for which this node looks for others. 3: even if a third of all nodes lies, it
-/// hardly ever needs more to have two honest neighbours, and whoever makes neighbours doubtful causes little work.
+/// hardly ever needs more to have two honest neighbours, and an attacker that makes neighbours doubtful causes little
+/// work.
 pub(super) const MAX_DOUBTFUL: usize = 3;
 
 /// Maximum number of trials. More neighbours than a node can have.
