@@ -1,9 +1,8 @@
 //! The simulator, which runs an application on thousands of nodes in virtual time.
 //!
-//! Each node is a real [`Machine`](crate::peer::Machine) with the application's own [`Handler`]: the same code that runs on a
-//! real node. Only the clock and the network are models: latencies, bandwidth, addresses, NATs, crashes and
-//! partitions. Virtual time skips from one event to the next, so a run takes only the time that its events
-//! need.
+//! Each node is a real [`Machine`](crate::peer::Machine) with the application's own [`Handler`]: the same code that
+//! runs on a real node. Only the clock and the network are models: latencies, bandwidth, addresses, NATs, crashes
+//! and partitions. Virtual time skips from one event to the next, so a run takes only the time that its events need.
 //!
 //! The same seed gives the same run on every computer, to the last byte of every frame. Tests check that
 //! with [`Sim::trace_hash`]. So a failed run can be repeated with its seed until it is understood.
