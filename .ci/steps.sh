@@ -19,6 +19,28 @@ step() {
     times+="$(printf '%5d s  %s' "$((SECONDS - start))" "$heading")"$'\n'
 }
 
+# beside HEADING COMMAND...: starts the command at the lowest priority, beside the steps that follow. Most tests wait
+# for deadlines, and leave a processor idle. `finish_beside` waits for the command.
+beside() {
+    printf '\n=== %s: started\n' "$1"
+    shift
+    (
+        renice -n 19 -p "$BASHPID" >/dev/null
+        "$@"
+    ) >"$CARGO_TARGET_DIR/beside.log" 2>&1 &
+    beside=$!
+    # If a step fails meanwhile, nothing goes on.
+    trap 'pkill -P "$beside" || true' EXIT
+}
+
+# finish_beside: waits for the command that `beside` has started, and prints its output.
+finish_beside() {
+    local status=0
+    wait "$beside" || status="$?"
+    cat "$CARGO_TARGET_DIR/beside.log"
+    return "$status"
+}
+
 fail() {
     printf 'error: %s\n' "$*" >&2
     return 1
