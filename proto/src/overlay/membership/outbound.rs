@@ -10,8 +10,8 @@
 //! that take it as a guest are left (see below). So a node with free places asks further nodes of the address book,
 //! drawn in the same way. The more of its neighbours it has drawn itself, the less likely it is that all of them lie.
 //!
-//! A doubtful neighbour (see [`trial`](super::trial)) counts neither as an outbound neighbour nor as one of those that
-//! this node wants. For up to [`MAX_DOUBTFUL`] of them it has as many others in addition.
+//! A doubtful neighbour (see [`trial`](super::trial)) is not one of those that this node wants. For up to
+//! [`MAX_DOUBTFUL`] of them it has as many others in addition, and they stay too.
 //!
 //! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
 //! outbound neighbour, as there is nothing to tell an attacker by.
@@ -137,19 +137,24 @@ impl Membership {
             Some(Origin::Known) => neighbour.dialled && !has_groups,
             Some(Origin::Named | Origin::Walk | Origin::Repair) | None => false,
         };
-        let mut own: Vec<_> = self.active.iter().filter(|(_, other)| is_own(other)).collect();
-        // A doubtful neighbour is outbound only as long as there are not enough others.
-        own.sort_by_key(|(id, neighbour)| (self.trials.is_doubtful(**id), neighbour.since));
-        if has_groups {
-            let mut groups = Vec::new();
-            own.retain(|(_, neighbour)| {
-                let is_new = !groups.contains(&neighbour.group);
-                groups.push(neighbour.group);
-                is_new
-            });
-            own.truncate(self.max_outbound());
+        let own = self.active.iter().filter(|(_, other)| is_own(other));
+        // An attacker can make an honest neighbour doubtful: by filling its view with nodes that do not exist. So the
+        // doubtful ones stay too, in addition to the others.
+        let (mut doubtful, mut sure): (Vec<_>, Vec<_>) =
+            own.partition(|(id, _)| self.trials.is_doubtful(**id));
+        for (part, max) in [(&mut sure, self.max_outbound()), (&mut doubtful, MAX_DOUBTFUL)] {
+            part.sort_by_key(|(_, neighbour)| neighbour.since);
+            if has_groups {
+                let mut groups = Vec::new();
+                part.retain(|(_, neighbour)| {
+                    let is_new = !groups.contains(&neighbour.group);
+                    groups.push(neighbour.group);
+                    is_new
+                });
+                part.truncate(max);
+            }
         }
-        own.into_iter().map(|(id, _)| *id).collect()
+        sure.into_iter().chain(doubtful).map(|(id, _)| *id).collect()
     }
 
     /// Returns whether this node tells attackers by their groups: it knows nodes of several, and the application

@@ -3,10 +3,11 @@
 //! A neighbour that lies can't be told from an honest one by its place. But an honest node names nodes that it has
 //! reached itself, while most liars name nodes that do not exist. So the nodes that a neighbour names in its answer to
 //! a request for a place are tested by the feelers that are sent anyway. If none of them answers, the neighbour is
-//! *doubtful*: it stays, but no longer counts among the outbound neighbours and the neighbours that this node wants.
-//! So this node looks for another one.
+//! *doubtful*: it stays, and no request displaces it, but it no longer counts among the neighbours that this node
+//! wants. So this node looks for another one.
 //!
-//! Nothing is gained by making an honest neighbour doubtful. It keeps its place, and this node has one neighbour more.
+//! An attacker can make an honest neighbour doubtful, by filling the neighbour's view with nodes that do not exist. It
+//! gains nothing: the neighbour keeps its place and its protection, and this node has one neighbour more.
 //! Only the answer itself counts, not what a neighbour passes on, because any node on the way can have changed that.
 
 use std::collections::BTreeMap;
