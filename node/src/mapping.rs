@@ -160,7 +160,7 @@ impl Default for Surroundings {
 struct Mapper {
     surroundings: Surroundings,
     clock: NodeClock,
-    /// The nonce of PCP. Whoever knows it can change the mappings. It is the same after a restart, so that the node can
+    /// The nonce of PCP. A machine that knows it can change the mappings. It is the same after a restart, so that the node can
     /// take over the mappings that it had before.
     nonce: [u32; 3],
     listening: Vec<SocketAddr>,

@@ -210,8 +210,8 @@ pub(crate) fn distinct(addresses: Vec<Address>) -> Vec<Address> {
 }
 
 /// Returns the addresses to announce, best first: those of the configuration, then those that the router forwards
-/// (`mapped`), then each address in `local` with every port that the node listens on there. `first` is the IP address that the peer
-/// already reaches. Loopback is announced only to a peer that reaches it, or if there is nothing else.
+/// (`mapped`), then each address in `local` with every port that the node listens on there. `first` is the IP address
+/// that the peer already reaches. Loopback is announced only to a peer that reaches it, or if there is nothing else.
 fn announced(
     config: &Config,
     listening: &[SocketAddr],

@@ -42,8 +42,8 @@ const UPGRADE_EVERY: Duration = Duration::from_secs(30);
 /// cases in which it succeeds (Trautwein et al. 2025), and in this time each candidate gets few packets.
 pub const MEETING_TIME: Duration = Duration::from_secs(4);
 
-/// Time after which a connection through a relay is prepared. 400 ms: a hole that can be punched mostly is after two
-/// round trips, and then no relay is troubled.
+/// Time after which a connection through a relay is prepared. 400 ms: most holes are punched after
+/// two round trips, and then no relay is asked.
 pub const RELAY_PREPARED_AFTER: Duration = Duration::from_millis(400);
 
 /// Minimum time after which that connection is used, although a hole may still be punched. 1.2 s: by then each candidate
